@@ -1,0 +1,64 @@
+"""A trained network in one file: enough to use it without params.yaml, data or history.
+
+A safetensors file holds tensors and text, so opening one that a stranger made runs no code.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from samebits import atomic, models, params
+from samebits.data.prepared import Description
+from samebits.errors import UserError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights, how they came about, and what their input and output mean."""
+
+    weights: dict[str, torch.Tensor]
+    recipe: dict[str, Any]  # recipe name, seed, model and train parameters
+    description: Description  # class names, image shape, normalization
+
+    def network(self) -> nn.Module:
+        """Build the network with these weights, in evaluation mode. Raises UserError where they do not fit."""
+        try:
+            model = params.Model.model_validate(self.recipe["model"])
+            classes = self.description.class_names
+            network = models.build(model, self.description.image_shape, len(classes), seed=0)
+            network.load_state_dict(self.weights)
+        except (KeyError, ValidationError, RuntimeError) as error:
+            raise UserError(f"the checkpoint does not describe a network of this version: {error}") from None
+        return network.eval()
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` to `path`, whole or not at all; equal content gives equal bytes."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
+    # One metadata key: with more their order, and so the bytes, would vary.
+    meaning = {"recipe": checkpoint.recipe, "description": checkpoint.description.to_json()}
+    with atomic.replacing(path) as temporary:
+        try:
+            save_file(weights, temporary, {"samebits": json.dumps(meaning)})
+        except SafetensorError as error:
+            raise UserError(f"{path} could not be written: {error}") from None
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint. Raises UserError where `path` is missing, damaged or something else."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            meaning = json.loads((file.metadata() or {})["samebits"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+        return Checkpoint(weights, meaning["recipe"], Description.from_json(meaning["description"]))
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there: run `dvc repro`") from None
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a checkpoint of samebits, or is damaged ({error})") from None

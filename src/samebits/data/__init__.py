@@ -1,0 +1,1 @@
+"""From raw bytes to normalized tensors on disk."""

@@ -1,0 +1,154 @@
+"""CIFAR-10 (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009): found, verified or downloaded."""
+
+import errno
+import os
+import socket
+import tarfile
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from samebits.data.raw import RawDataset, RawSplit
+from samebits.errors import UserError
+
+if TYPE_CHECKING:
+    from samebits.data.vision import CIFAR10
+
+FOLDER = "cifar-10-batches-py"
+ARCHIVE = "cifar-10-python.tar.gz"
+CLASS_NAMES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# A network that answers nothing must cost less than 20 s: one deadline for the first answer, one for each read.
+_TIMEOUT_SECONDS = 12.0
+
+
+class CannotHave(UserError):
+    """The data is not here and cannot be downloaded."""
+
+
+def read(raw: Path, dataset: "type[CIFAR10] | None" = None) -> RawDataset:
+    """Read the 50,000 training and 10,000 test images, every file checked against its published MD5.
+
+    They come from the folder that SAMEBITS_DATA names, else from `raw`, else by download into `raw`. A folder holds
+    `cifar-10-batches-py` or the archive; it is only read. Raises UserError, naming the file that is wrong.
+    """
+    dataset = dataset or _published()
+    chosen = os.environ.get("SAMEBITS_DATA")
+    if not is_at_hand(raw):
+        download(raw, dataset)
+    folder = Path(chosen) if chosen else raw
+    with _extracted(folder, bool(chosen), dataset) as root:
+        train, test = (_read_split(root, is_train, bool(chosen), dataset) for is_train in (True, False))
+    return RawDataset(CLASS_NAMES, train, test)
+
+
+def is_at_hand(raw: Path) -> bool:
+    """Tell whether the data need not be downloaded: it is in `raw`, or the user has named a folder of their own."""
+    return bool(os.environ.get("SAMEBITS_DATA")) or (raw / FOLDER).exists() or (raw / ARCHIVE).exists()
+
+
+def download(raw: Path, dataset: "type[CIFAR10] | None" = None) -> None:
+    """Download into `raw`, with a progress bar; what is there afterwards is whole. Raises CannotHave."""
+    dataset = dataset or _published()
+    _require_answer(dataset.url)
+    raw.mkdir(parents=True, exist_ok=True)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT_SECONDS)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=raw) as folder:
+            dataset(folder, download=True)
+            _move_into_place(Path(folder) / FOLDER, raw / FOLDER)
+    except (urllib.error.URLError, TimeoutError, ConnectionError, RuntimeError, tarfile.TarError, EOFError) as error:
+        raise _cannot_have(f"the download from {dataset.url} broke off ({error})") from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _published() -> "type[CIFAR10]":
+    from samebits.data.vision import CIFAR10  # here, for it takes seconds to import torchvision
+
+    return CIFAR10
+
+
+def _require_answer(url: str) -> None:
+    """Raise CannotHave unless the server answers in time; a thread, for name look-ups obey no time-out."""
+    answers: list[Exception | None] = []
+
+    def ask() -> None:
+        try:
+            request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "samebits"})
+            urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS).close()
+            answers.append(None)
+        except Exception as error:  # whatever it is, the answer is no
+            answers.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_TIMEOUT_SECONDS)
+    if not answers:
+        raise _cannot_have(f"{url} did not answer within {_TIMEOUT_SECONDS:.0f} seconds")
+    if answers[0] is not None:
+        raise _cannot_have(f"{url} could not be reached ({answers[0]})")
+
+
+def _cannot_have(why: str) -> CannotHave:
+    return CannotHave(
+        f"CIFAR-10 cannot be had: {' '.join(why.split())}; put cifar-10-python.tar.gz into data/raw, or set SAMEBITS_DATA "
+        "to a folder that holds it, or set data.source to shapes in params.yaml"
+    )
+
+
+def _move_into_place(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError as error:
+        # Another process was faster: what it put there is whole as well.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+@contextmanager
+def _extracted(folder: Path, is_chosen: bool, dataset: "type[CIFAR10]") -> Iterator[Path]:
+    """Give a folder that holds the batches: `folder` itself, or a temporary one that its archive was unpacked into."""
+    archive = folder if folder.is_file() else folder / ARCHIVE
+    if (folder / FOLDER).is_dir():
+        yield folder
+    elif archive.is_file():
+        from samebits.data.vision import check_integrity
+
+        if not check_integrity(archive, dataset.tgz_md5):
+            raise _damaged(archive, dataset.tgz_md5, is_chosen)
+        with tempfile.TemporaryDirectory(prefix="samebits-") as temporary:
+            with tarfile.open(archive) as tar:
+                tar.extractall(temporary, filter="data")
+            yield Path(temporary)
+    else:
+        named = "SAMEBITS_DATA names" if is_chosen else "data.path names"
+        raise UserError(f"{named} {folder}, which holds neither {FOLDER} nor {ARCHIVE}")
+
+
+def _read_split(root: Path, is_train: bool, is_chosen: bool, dataset: "type[CIFAR10]") -> RawSplit:
+    try:
+        images: Any = dataset(root, train=is_train)
+    except RuntimeError:  # torchvision has found a file wrong, and does not say which
+        from samebits.data.vision import check_integrity
+
+        files = [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]
+        for name, md5 in files:
+            path = root / FOLDER / name
+            if not check_integrity(path, md5):
+                raise _damaged(path, md5, is_chosen) from None
+        raise
+    return RawSplit(np.ascontiguousarray(images.data), np.array(images.targets, dtype=np.int64))
+
+
+def _damaged(path: Path, md5: str, is_chosen: bool) -> UserError:
+    what = f"is damaged: its MD5 is not {md5}" if path.is_file() else "is missing"
+    remedy = "mend the folder that SAMEBITS_DATA names" if is_chosen else f"remove {path.parent} to download it again"
+    return UserError(f"{path} {what}; {remedy}")

@@ -1,0 +1,1 @@
+"""From a trained network to its predictions and what they are worth."""

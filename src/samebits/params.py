@@ -1,0 +1,142 @@
+"""What params.yaml may say: typed and strict. Every error names the key, its value and what is allowed."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
+
+from samebits.errors import UserError
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Count = Annotated[int, Field(ge=1)]
+NumThreads = Annotated[int, Field(ge=1, le=1024)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Shapes(_Section):
+    """How many images the embedded data set draws."""
+
+    num_train: Count
+    num_test: Count
+
+
+class Data(_Section):
+    """What prepare depends on."""
+
+    source: Literal["cifar10", "shapes"]
+    path: Annotated[str, Field(min_length=1)]
+    seed: Seed
+    num_validation: Annotated[int, Field(ge=0)]
+    normalization: Literal["per_channel", "half", "none"]
+    shapes: Shapes
+
+
+class Model(_Section):
+    """Which network, and how its weights begin."""
+
+    name: Literal["lab", "linear"]
+    initialization: Literal["pytorch", "he", "zero"]
+
+
+class Train(_Section):
+    """How a network is trained."""
+
+    optimizer: Literal["sgd"]
+    learning_rate: Annotated[float, Field(gt=0)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    batch_size: Count
+    num_epochs: Count
+    report_every_steps: Count
+    num_threads: NumThreads
+
+
+class Evaluate(_Section):
+    """How a trained network is measured and shown."""
+
+    batch_size: Count
+    num_pictures: Annotated[int, Field(ge=1, le=40)]
+    num_threads: NumThreads
+
+
+class Recipe(_Section):
+    """One way to a trained network."""
+
+    model: Model
+    train: Train
+    evaluate: Evaluate
+
+
+class Params(_Section):
+    """The whole of params.yaml."""
+
+    recipe: str
+    seed: Seed
+    device: Literal["auto", "cpu", "cuda"]
+    data: Data
+    recipes: Annotated[dict[str, Recipe], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _recipe_exists(self) -> "Params":
+        if self.recipe not in self.recipes:
+            raise ValueError(f"recipe is {self.recipe!r}: must be one of {', '.join(self.recipes)}")
+        return self
+
+    @property
+    def chosen(self) -> Recipe:
+        """The recipe that `recipe` names."""
+        return self.recipes[self.recipe]
+
+    def resolved(self) -> dict[str, Any]:
+        """All that decides a result, as plain values: the other recipes are left out."""
+        return {
+            "recipe": self.recipe,
+            "seed": self.seed,
+            "device": self.device,
+            "data": self.data.model_dump(),
+            **self.chosen.model_dump(),
+        }
+
+
+def load(path: Path) -> Params:
+    """Read and check the whole of `path`. Raises UserError with one line for the first thing that is wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path.name} is not there: restore it with `git checkout {path.name}`") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.name} is not UTF-8 text: byte {error.start} cannot be read") from None
+    try:
+        # The parser that DVC reads the file with, so that both see the same values (1e-3 is a number, `no` a string).
+        values = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise UserError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path.name} must hold keys and values (recipe, seed, device, data, recipes), not {values!r}")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{path.name}: {_first_line(error)}") from None
+
+
+def _first_line(error: ValidationError) -> str:
+    first, *others = error.errors()
+    key = ".".join(str(part) for part in first["loc"])
+    match first["type"]:
+        case "extra_forbidden":
+            line = f"{key} is not a known key: remove it or correct its spelling"
+        case "missing":
+            line = f"{key} is missing: add it"
+        case "value_error":
+            line = str(first["ctx"]["error"])
+        case _:
+            line = f"{key} is {first['input']!r}: {_allowed(first)}"
+    return line + (f" (and {len(others)} more)" if others else "")
+
+
+def _allowed(error: Any) -> str:
+    return re.sub(r"^\w+ should", "must", error["msg"])

@@ -1,0 +1,149 @@
+"""The page that every picture is drawn on: fixed style, layout in inches, and byte-equal PNG files.
+
+Pictures are drawn from matplotlib's built-in defaults and its bundled DejaVu Sans, so a user's own matplotlibrc
+changes nothing; files carry neither a date nor a software version. Layout comes from measured text, not from a
+layout engine. pyplot is never used. Not for two threads at once: matplotlib's settings are global.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec
+
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+
+DPI = 144
+MARGIN = 0.25  # inches, on every side
+HEAD = 0.7  # inches, from the top edge to whatever is under the title
+LINE_HEIGHT = 1.4 / 72  # inches for each point of font size
+
+# Okabe-Ito colours, told apart with every common kind of colour blindness; the darker two are for text.
+BLUE, SKY, VERMILLION = "#0072B2", "#56B4E9", "#D55E00"
+BLUE_TEXT, VERMILLION_TEXT = "#005F94", "#B34700"
+INK, LINE, GRID = "#222222", "#8C8C8C", "#E6E6E6"
+
+_TITLE_SIZES = 9.0, 11.5  # points, smallest and largest
+_WIDEST_TITLE = 6.5  # inches that a page is widened to at most, for its title
+_WIDEST_NAME = 1.8  # inches that a class name may take
+_STYLE = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "text.color": INK,
+    "text.parse_math": False,  # a class name with a dollar sign is text, not a formula
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.borderaxespad": 0.3,
+    "legend.borderpad": 0.0,
+    "hatch.linewidth": 0.7,
+}
+_Arguments = ParamSpec("_Arguments")
+
+
+def fixed_style(draw: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
+    """Make `draw` run with this module's settings over matplotlib's own defaults, whatever the user's are."""
+
+    @wraps(draw)
+    def styled(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+        with matplotlib.style.context(["default", _STYLE]):
+            draw(*args, **kwargs)
+
+    return styled
+
+
+def new_page(width: float, height: float, title: str) -> Figure:
+    """Return a page of the given inches, widened where the title needs it, with the title at its top left."""
+    smallest, largest = _TITLE_SIZES
+    bold = FontProperties(weight="bold")
+    natural = max(_text_width(title, largest, bold), 0.01)
+    width = max(width, min(natural, _WIDEST_TITLE) + 2 * MARGIN)
+    room = width - 2 * MARGIN
+    size = min(largest, max(smallest, largest * room / natural))
+    page = Figure(figsize=(width, height), dpi=DPI)
+    FigureCanvasAgg(page)
+    write(page, MARGIN, height - MARGIN, shorten(title, size, room, bold), INK, size, weight="bold")
+    return page
+
+
+def add_axes(page: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Add axes whose edges are given in inches from the bottom left of the page."""
+    wide, high = page.get_size_inches()
+    return page.add_axes((left / wide, bottom / high, width / wide, height / high))
+
+
+def write(page: Figure, x: float, top: float, text: str, colour: str, size: float, **style: str) -> None:
+    """Write one line with its upper edge at `top`; x and top are inches from the bottom left of the page."""
+    wide, high = page.get_size_inches()
+    page.text(x / wide, top / high, text, color=colour, fontsize=size, va="top", **style)
+
+
+def shorten(text: str, size: float, room: float, font: FontProperties | None = None) -> str:
+    """Return the text as one line, cut with an ellipsis where it is wider than `room` inches."""
+    text = " ".join(text.split())
+    if _text_width(text, size, font) <= room:
+        return text
+    fits, too_long = 0, len(text)
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        if _text_width(text[:middle] + "…", size, font) <= room:
+            fits = middle
+        else:
+            too_long = middle
+    return text[:fits].rstrip() + "…"
+
+
+def wrap(text: str, size: float, room: float) -> list[str]:
+    """Return the text in lines of at most `room` inches: broken between words, and a longer word cut."""
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in paragraph.split():
+            longer = f"{line} {word}" if line else word
+            if line and _text_width(longer, size) > room:
+                lines.append(line)
+                longer = word
+            line = longer
+        lines.append(line)
+    return [shorten(line, size, room) for line in lines]
+
+
+def class_labels(class_names: Sequence[str], size: float) -> tuple[list[str], float]:
+    """Return the class names, cut where very long, and the width of the widest in inches."""
+    names = [shorten(name, size, _WIDEST_NAME) for name in class_names]
+    return names, max(_text_width(name, size) for name in names)
+
+
+def percent(share: float, _position: int | None = None) -> str:
+    """Return a share as a percentage of at most two decimals: 0.5 as 50%, 0.8125 as 81.25%."""
+    return f"{100 * share:.2f}".rstrip("0").rstrip(".") + "%"
+
+
+def save(page: Figure, path: Path) -> None:
+    """Write the page as a PNG file with nothing in it that changes from run to run."""
+    page.savefig(path, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+
+
+def _text_width(text: str, size: float, font: FontProperties | None = None) -> float:
+    """Return the width of one line of text in inches."""
+    font = FontProperties() if font is None else font.copy()
+    font.set_size(100)  # measured large and scaled, so that hinting does not round it
+    return RendererAgg(1, 1, 72).get_text_width_height_descent(text, font, False)[0] * size / 7200

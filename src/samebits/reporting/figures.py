@@ -1,0 +1,296 @@
+"""The pictures of a run. Equal inputs give byte-equal PNG files; see `samebits.reporting.canvas` for how.
+
+Every function writes one PNG file to `path`, and raises ValueError for empty, too large or malformed input.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.ticker import MaxNLocator
+
+from samebits.reporting import canvas
+from samebits.reporting.canvas import BLUE, INK, LINE, LINE_HEIGHT, MARGIN, SKY, VERMILLION, percent
+
+MAX_ROWS = 100_000
+MAX_CLASSES = 100
+MAX_IMAGES = 40
+MAX_IMAGE_SIDE = 4096
+MAX_BINS = 100
+
+_HISTORY_COLUMNS = ["step", "epoch", "train_loss", "validation_loss", "validation_accuracy"]
+_FOOT = 0.65  # inches, from the bottom edge to axes with tick labels and a label
+_DASHES = (0, (4, 3))
+_IMAGE_PIXELS = 192  # longest side of a drawn image: 6 pixels for each one of a 32 by 32 image
+_RIGHT, _WRONG = (canvas.BLUE_TEXT, "✓"), (canvas.VERMILLION_TEXT, "✗")
+_COUNT = "{x:,.0f}"
+
+
+@canvas.fixed_style
+def training_curves(history: pd.DataFrame, path: Path, title: str) -> None:
+    """Draw the losses by training step, and beside them the validation accuracy where any was measured.
+
+    `history` has the columns step (int), epoch (int), train_loss (float, mean over the reporting interval),
+    and validation_loss and validation_accuracy (float, accuracy in [0, 1]), NaN in rows where not measured.
+    A training loss that is not finite leaves a gap in its line.
+    """
+    _require(1 <= len(history) <= MAX_ROWS, f"history has {len(history)} rows, not 1 to {MAX_ROWS}")
+    missing = [column for column in _HISTORY_COLUMNS if column not in history]
+    _require(not missing, f"history lacks the columns {missing}")
+    rows = history[_HISTORY_COLUMNS].astype("float64").replace([np.inf, -np.inf], np.nan)
+    _require(bool(rows[["step", "epoch"]].notna().all(axis=None)), "a step or an epoch is not a number")
+    validated = rows.dropna(subset="validation_accuracy")
+
+    panels = 1 if validated.empty else 2
+    side, width, height = 0.62, 4.3 if panels == 2 else 5.6, 3.0
+    step = side + width + MARGIN
+    page = canvas.new_page(MARGIN + panels * step, canvas.HEAD + 0.22 + height + _FOOT, title)
+    loss, *accuracy = (
+        canvas.add_axes(page, MARGIN + side + panel * step, _FOOT, width, height) for panel in range(panels)
+    )
+    loss.set_title("Loss")
+    _curve(loss, rows, "train_loss", BLUE, "-", "training")
+    _curve(loss, rows.dropna(subset="validation_loss"), "validation_loss", VERMILLION, "--", "validation")
+    loss.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+    for axes in accuracy:
+        values = validated["validation_accuracy"]
+        axes.set_title(f"Validation accuracy: last {percent(values.iloc[-1])}, best {percent(values.max())}")
+        _curve(axes, validated, "validation_accuracy", VERMILLION, "--", "validation")
+        axes.yaxis.set_major_formatter(percent)
+
+    first, last = int(rows["epoch"].min()), int(rows["epoch"].max())
+    start, end = rows["step"].min(), rows["step"].max()
+    space = max(0.03 * (end - start), 0.5)
+    for axes in (loss, *accuracy):
+        axes.grid(axis="y")
+        axes.set_xlim(start - space, end + space)
+        axes.set_xlabel(
+            "training step " + (f"(epoch {first})" if first == last else f"(epochs {first} to {last})")
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
+        axes.xaxis.set_major_formatter(_COUNT)
+    canvas.save(page, path)
+
+
+@canvas.fixed_style
+def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: Path, title: str) -> None:
+    """Draw a confusion matrix shaded by the share of each row, with the counts where they can be read.
+
+    `counts` is an integer array (C, C) of image counts, rows by true class and columns by predicted class, in
+    the order of `class_names`; C is 2 to 100.
+    """
+    counts, classes = np.asarray(counts), len(class_names)
+    _require(2 <= classes <= MAX_CLASSES, f"{classes} classes, not 2 to {MAX_CLASSES}")
+    _require(counts.shape == (classes, classes), f"counts has shape {counts.shape} for {classes} classes")
+    _require(
+        np.issubdtype(counts.dtype, np.integer) and counts.min() >= 0, "a count is no whole number from 0"
+    )
+    _require(counts.sum() > 0, "every count is 0")
+
+    side = min(max(2.6, 0.56 * classes), 6.0 + 0.05 * max(0, classes - 10))
+    cell = side / classes
+    size = min(8.5, 0.85 * cell * 72)
+    names, longest = canvas.class_labels(class_names, size)
+    # The names under the columns lie flat, slant or stand, whichever is the first to fit.
+    angle, depth = 0, size * LINE_HEIGHT
+    if longest + 0.08 > cell:
+        angle, depth = (45, 0.71 * longest + 0.06) if cell > 1.6 * size * LINE_HEIGHT else (90, longest)
+    left, bottom = MARGIN + 0.3 + longest, MARGIN + 0.35 + depth
+    page = canvas.new_page(left + side + 1.15, canvas.HEAD + side + bottom, title)
+    axes = canvas.add_axes(page, left, bottom, side, side)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    # A square-root scale keeps the few errors beside a strong diagonal visible.
+    shading = axes.imshow(
+        shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), aspect="auto", interpolation="nearest"
+    )
+    between = {"colors": "white", "linewidth": min(1.2, 4 * cell)}
+    axes.hlines(np.arange(1, classes) - 0.5, -0.5, classes - 0.5, **between)
+    axes.vlines(np.arange(1, classes) - 0.5, -0.5, classes - 0.5, **between)
+    slant = {"ha": "right", "rotation_mode": "anchor"} if angle == 45 else {}
+    axes.set_xticks(range(classes), names, rotation=angle, fontsize=size, **slant)
+    axes.set_yticks(range(classes), names, fontsize=size)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_ylabel("true class")
+    axes.yaxis.set_label_coords(-(longest + 0.2) / side, 0.5)
+    axes.set_xlabel("predicted class")
+    axes.xaxis.set_label_coords(0.5, -(depth + 0.17) / side)
+
+    size = min(9.0, 90 * cell / len(f"{counts.max()}"), 0.6 * cell * 72)  # a digit is 0.64 of its size wide
+    if size >= 5:
+        for (row, column), count in np.ndenumerate(counts):
+            colour = "white" if shares[row, column] > 0.3 else INK if count else LINE
+            axes.text(column, row, f"{count}", ha="center", va="center_baseline", fontsize=size, color=colour)
+    high = min(side, 3.0)
+    bar = canvas.add_axes(page, left + side + 0.2, bottom + side - high, 0.13, high)
+    page.colorbar(shading, cax=bar, ticks=[0, 0.01, 0.05, 0.2, 0.5, 1])
+    bar.yaxis.set_major_formatter(percent)
+    bar.set_ylabel("share of the true class")
+    bar.spines[:].set_visible(False)
+    canvas.save(page, path)
+
+
+@canvas.fixed_style
+def labelled_images(
+    images: np.ndarray, captions: Sequence[str], correct: Sequence[bool] | None, path: Path, title: str
+) -> None:
+    """Draw a grid of images with a caption under each, marked right or wrong where `correct` is given.
+
+    `images` is a uint8 array (N, H, W, 3) of RGB values, N from 1 to 40; `captions` and `correct` have N
+    items. A caption wider than its image is broken into lines.
+    """
+    number = len(images)
+    _require(1 <= number <= MAX_IMAGES, f"{number} images, not 1 to {MAX_IMAGES}")
+    fits = images.ndim == 4 and images.shape[3] == 3 and images.dtype == np.uint8
+    _require(fits, f"images are {images.dtype} {images.shape}, not uint8 (N, H, W, 3)")
+    sides = images.shape[1:3]
+    _require(1 <= min(sides) and max(sides) <= MAX_IMAGE_SIDE, f"images of {sides} pixels")
+    _require(len(captions) == number, f"{len(captions)} captions for {number} images")
+    _require(correct is None or len(correct) == number, "`correct` has not one item for each image")
+
+    # Whole page pixels for each image pixel, wherever the image is small enough, keep its pixels equal.
+    scale = _IMAGE_PIXELS / max(sides)
+    scale = int(scale) if scale >= 1 else scale
+    high, wide = (max(1, round(scale * side)) for side in sides)
+    tall, broad = (
+        np.arange(pixels) * side // pixels for pixels, side in zip((high, wide), sides, strict=True)
+    )
+    inch, box, gap, size = canvas.DPI, max(wide, _IMAGE_PIXELS), 30, 8.0
+    marks = [(INK, "")] * number if correct is None else [_RIGHT if right else _WRONG for right in correct]
+    lines = [
+        canvas.wrap(f"{mark} {caption}", size, (box + 0.6 * gap) / inch)
+        for (_, mark), caption in zip(marks, captions, strict=True)
+    ]
+    columns = number if number <= 7 else min(range(5, 9), key=lambda count: (-number % count, -count))
+    pitch = high / inch + 0.08 + max(map(len, lines)) * size * LINE_HEIGHT + 0.2
+    head = canvas.HEAD + (0 if correct is None else 0.27)
+    width = 2 * MARGIN + (columns * (box + gap) - gap) / inch
+    page = canvas.new_page(width, head + -(-number // columns) * pitch + 0.05, title)
+    height = page.get_figheight()
+    if correct is not None:
+        for place, (word, (colour, mark)) in enumerate({"right": _RIGHT, "wrong": _WRONG}.items()):
+            canvas.write(page, MARGIN + 0.75 * place, height - canvas.HEAD, f"{mark} {word}", colour, 8.5)
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        left, top = MARGIN + column * (box + gap) / inch, height - head - row * pitch
+        page.figimage(image[tall][:, broad], left * inch + (box - wide) // 2, round(top * inch) - high)
+        for above, line in enumerate(lines[index]):
+            below = top - high / inch - 0.08 - above * size * LINE_HEIGHT
+            canvas.write(page, left + box / inch / 2, below, line, marks[index][0], size, ha="center")
+    canvas.save(page, path)
+
+
+@canvas.fixed_style
+def reliability_diagram(
+    bin_confidence: np.ndarray,
+    bin_accuracy: np.ndarray,
+    bin_count: np.ndarray,
+    calibration_error: float,
+    path: Path,
+    title: str,
+) -> None:
+    """Draw the accuracy by confidence, its gap to the confidence, and the number of images by bin beneath.
+
+    The three arrays have one item for each of the equal-width bins that cover [0, 1] (15 of them, as a rule):
+    mean confidence and accuracy are float in [0, 1], NaN in an empty bin; the count is an integer number of
+    images. `calibration_error` is the expected calibration error, in [0, 1].
+    """
+    counts = np.asarray(bin_count)
+    bins = len(counts)
+    _require(1 <= bins <= MAX_BINS, f"{bins} bins, not 1 to {MAX_BINS}")
+    _require(len(bin_confidence) == len(bin_accuracy) == bins, "the arrays of bins differ in length")
+    full = counts > 0
+    _require(bool(full.any()), "every bin is empty")
+    confidence, accuracy = (np.asarray(values, "float64")[full] for values in (bin_confidence, bin_accuracy))
+    _require_shares("a bin's confidence", confidence)
+    _require_shares("a bin's accuracy", accuracy)
+    _require_shares("calibration_error", calibration_error)
+
+    left, side, under = MARGIN + 0.72, 4.4, 1.0
+    page = canvas.new_page(left + side + 0.4, canvas.HEAD + 0.5 + side + 0.22 + under + _FOOT, title)
+    upper = canvas.add_axes(page, left, _FOOT + under + 0.22, side, side)
+    lower = canvas.add_axes(page, left, _FOOT, side, under)
+    edges = np.arange(bins)[full] / bins
+    bar = {"width": 1 / bins, "align": "edge", "linewidth": 0.8}
+    upper.bar(edges, accuracy, color=SKY, edgecolor="white", label="accuracy", **bar)
+    gap = {"facecolor": "none", "edgecolor": VERMILLION, "hatch": "////", "label": "gap to mean confidence"}
+    upper.bar(edges, confidence - accuracy, bottom=accuracy, **gap, **bar)
+    upper.plot([0, 1], [0, 1], color=INK, linewidth=1.1, linestyle=_DASHES, label="ideal")
+    upper.set_title(f"Expected calibration error: {percent(calibration_error)}", pad=26)
+    upper.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, columnspacing=1.6)
+    upper.set_ylabel("accuracy")
+    upper.set_ylim(0, 1)
+    upper.yaxis.set_major_formatter(percent)
+    upper.tick_params(labelbottom=False)
+    lower.bar(edges, counts[full], color=LINE, edgecolor="white", **bar)
+    lower.set_ylabel("images")
+    lower.set_xlabel("confidence (probability given to the predicted class)")
+    lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    lower.yaxis.set_major_formatter(_COUNT)
+    lower.xaxis.set_major_formatter(percent)
+    for axes in (upper, lower):
+        axes.set_xlim(0, 1)
+        axes.set_xticks(np.linspace(0, 1, 6))
+        axes.grid(axis="y")
+        axes.yaxis.set_label_coords(-0.6 / side, 0.5)
+    canvas.save(page, path)
+
+
+@canvas.fixed_style
+def per_class_accuracy(
+    accuracy: Sequence[float], overall: float, class_names: Sequence[str], path: Path, title: str
+) -> None:
+    """Draw one bar of accuracy for each class, in the order given, and a line at the overall accuracy.
+
+    `accuracy` has one value in [0, 1] for each of the 1 to 100 `class_names`, NaN for a class without images;
+    `overall` is in [0, 1].
+    """
+    values, classes = np.asarray(accuracy, "float64"), len(class_names)
+    _require(1 <= classes <= MAX_CLASSES, f"{classes} classes, not 1 to {MAX_CLASSES}")
+    _require(values.shape == (classes,), f"{values.size} accuracies for {classes} classes")
+    known = ~np.isnan(values)
+    _require_shares("an accuracy", values[known])
+    _require_shares("the overall accuracy", overall)
+
+    size, pitch = (8.5, 0.28) if classes <= 40 else (7.5, 0.19)
+    names, longest = canvas.class_labels(class_names, size)
+    left, width, height = MARGIN + 0.1 + longest, 4.6, max(classes * pitch, 0.5)
+    page = canvas.new_page(left + width + 0.9, canvas.HEAD + 0.2 + height + _FOOT, title)
+    axes = canvas.add_axes(page, left, _FOOT, width, height)
+    axes.barh(np.arange(classes)[known], values[known], height=0.7, color=SKY)
+    axes.axvline(overall, color=INK, linewidth=1.1, linestyle=_DASHES)
+    side = "left" if overall < 0.15 else "right" if overall > 0.85 else "center"
+    above = {"transform": axes.get_xaxis_transform(), "ha": side, "va": "bottom", "fontsize": 8.5}
+    axes.text(overall, 1 + 0.05 / height, f"overall {overall:.1%}", **above)
+    for row, value in enumerate(values):
+        text = "no images" if np.isnan(value) else f"{value:.1%}"
+        axes.text(1 + 0.09 / width, row, text, va="center_baseline", fontsize=size)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(classes - 0.5, -0.5)
+    axes.set_yticks(range(classes), names, fontsize=size)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("accuracy")
+    axes.xaxis.set_major_formatter(percent)
+    axes.grid(axis="x")
+    canvas.save(page, path)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _require_shares(name: str, values: np.ndarray | float) -> None:
+    inside = np.asarray((np.asarray(values) >= 0) & (np.asarray(values) <= 1))
+    _require(bool(inside.all()), f"{name} is not in [0, 1]")
+
+
+def _curve(axes: Axes, rows: pd.DataFrame, column: str, colour: str, dashes: str, label: str) -> None:
+    """Draw a column by step, with a marker at each point where they are few; draw nothing without rows."""
+    if len(rows):
+        marker = "o" if len(rows) <= 40 else None
+        style = {"color": colour, "marker": marker, "markersize": 3.5, "linewidth": 1.6, "label": label}
+        axes.plot(rows["step"], rows[column], dashes, **style)

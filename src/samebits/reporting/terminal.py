@@ -1,0 +1,30 @@
+"""What a person reads in the terminal about a result."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def accuracy_table(metrics: Mapping[str, Any], source: str) -> str:
+    """Give accuracy with its 95 % interval, and accuracy by class as bars, for the metrics that evaluate wrote."""
+    low, high = (100 * metrics[f"accuracy_{end}"] for end in ("low", "high"))
+    lines = [f"accuracy on {source}: {100 * metrics['accuracy']:.2f} %  (95 %: {low:.2f} to {high:.2f})"]
+    width = max(len(name) for name in metrics["per_class"])
+    for name, measured in metrics["per_class"].items():
+        share = measured["accuracy"]
+        lines.append(f"  {name:{width}}  {100 * share:6.2f} %  {'█' * round(40 * share)}")
+    return "\n".join(lines)
+
+
+def differences(recorded: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Name what differs between two environments, as `key: recorded → here`."""
+    lines = []
+    for key in dict.fromkeys([*recorded, *here]):
+        old, new = recorded.get(key), here.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif isinstance(old, list) and isinstance(new, list):
+            signs = [f"-{name}" for name in old if name not in new] + [f"+{name}" for name in new if name not in old]
+            lines += [f"{prefix}{key} {' '.join(signs)}"] if signs else []
+        elif old != new:
+            lines.append(f"{prefix}{key} {old} → {new}")
+    return lines

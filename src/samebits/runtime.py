@@ -1,0 +1,123 @@
+"""What computes: device, threads, determinism, pinned libraries, and the kind of machine they make."""
+
+import os
+import platform
+import sys
+import tempfile
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from packaging.requirements import Requirement
+
+from samebits.errors import UserError
+
+# The libraries that decide numbers, each with its version; read from the working folder.
+LOCK = Path("compute.lock")
+# Instruction sets that change which kernels ATen, oneDNN or MKL choose, by the names that Linux gives them.
+_INSTRUCTION_SETS = (
+    "sse4_2 avx f16c fma avx2 avx_vnni avx512f avx512bw avx512vl avx512dq avx512_vnni avx512_bf16 avx512_fp16 "
+    "amx_tile amx_int8 amx_bf16 amx_fp16 asimd asimdhp asimddp bf16 i8mm sve sve2 svebf16"
+).split()
+# Settings of the mathematics libraries that change bits and show nowhere else.
+_MATH_VARIABLES = ("MKL_CBWR", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE")
+
+
+def choose_device(name: str) -> torch.device:
+    """Give the device that `auto`, `cpu` or `cuda` means here. Raises UserError for `cuda` without a GPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device is cuda, but PyTorch finds no CUDA GPU here: set device to auto or cpu in params.yaml")
+    return torch.device(name)
+
+
+def make_deterministic(num_threads: int) -> None:
+    """Fix all that PyTorch would otherwise take from the machine or leave to chance: threads and kernel choice."""
+    # cuBLAS reads its workspace setting when it starts; without it deterministic products are refused.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(num_threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+def check_pins(lock: Path = LOCK) -> None:
+    """Raise UserError where an installed library is not of the version that `lock` names."""
+    for requirement in pins(lock):
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            installed = "not installed"
+        if installed == "not installed" or not requirement.specifier.contains(installed, prereleases=True):
+            raise UserError(
+                f"{requirement.name} is {installed}, but {lock.name} says {requirement}: run `pip install -e .` again"
+            )
+
+
+def pins(lock: Path) -> list[Requirement]:
+    """Read the requirements of a lock file, one `name==version` a line."""
+    lines = (line.partition("#")[0].strip() for line in lock.read_text(encoding="utf-8").splitlines())
+    return [Requirement(line) for line in lines if line]
+
+
+def environment(device: torch.device, num_threads: int) -> dict[str, Any]:
+    """Describe the kind of machine: what decides bits beside code, parameters and data, and nothing else."""
+    description: dict[str, Any] = {
+        "device": device.type,
+        "num_threads": num_threads,
+        "python": platform.python_version(),
+        "libraries": {pin.name: version(pin.name) for pin in pins(LOCK)},
+        "torch_build": torch.version.git_version,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "aten_capability": torch.backends.cpu.get_cpu_capability(),
+        "onednn_isa": _onednn_isa(),
+        "math_settings": {name: os.environ[name] for name in _MATH_VARIABLES if name in os.environ},
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        description["gpu"] = {
+            "name": properties.name,
+            "compute_capability": f"{properties.major}.{properties.minor}",
+            "num_multiprocessors": properties.multi_processor_count,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    return description
+
+
+def _processor() -> dict[str, Any]:
+    """Vendor, model and instruction sets, from Linux's own account; elsewhere what Python knows."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+    except OSError:
+        return {"model": platform.processor() or platform.machine()}
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    names = {"vendor_id": "vendor", "cpu family": "family", "model": "model_number", "model name": "model"}
+    names |= {"CPU implementer": "vendor", "CPU part": "model"}
+    return {name: fields[key] for key, name in names.items() if key in fields} | {
+        "instruction_sets": [name for name in _INSTRUCTION_SETS if name in flags]
+    }
+
+
+@cache
+def _onednn_isa() -> str:
+    """The instruction set that oneDNN really uses: it says so only in the header of its verbose output."""
+    if not torch.backends.mkldnn.is_available():
+        return "none"
+    sys.stdout.flush()
+    standard_output = os.dup(1)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 1)
+        try:
+            with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+                torch.nn.functional.conv2d(torch.zeros(2, 16, 8, 8), torch.zeros(16, 16, 3, 3))
+        finally:
+            os.dup2(standard_output, 1)
+            os.close(standard_output)
+        file.seek(0)
+        lines = file.read().decode(errors="replace").splitlines()
+    return next((line.partition("isa:")[2] for line in lines if "cpu,isa:" in line), "unknown")

@@ -1,0 +1,50 @@
+"""How a stage runs: on the code beside it, with checked parameters; a user's mistake is one line and exit code 1."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import samebits
+from samebits import params, runtime
+from samebits.errors import UserError
+
+# What a machine can refuse without anybody's mistake in the code.
+_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
+
+
+def run(main: Callable[[params.Params], None], script: str) -> None:
+    """Run `main` with the checked params.yaml of the working folder, as the stage whose file is `script`.
+
+    Exits with 1 and one line on stderr for a UserError, or when the machine refuses (disk full, no permission); with 130 when
+    interrupted. Any other exception is a bug and keeps its traceback.
+    """
+    try:
+        _require_code_beside(Path(script))
+        settings = params.load(Path("params.yaml"))
+        runtime.check_pins()
+        main(settings)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in _MACHINE_ERRORS:
+            raise
+        sys.exit(f"error: {error.filename or 'a file'} could not be read or written: {error.strerror}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def repository_root() -> Path:
+    """The root of the user's repository: also from a temporary experiment, whose working folder is a copy inside it."""
+    return Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve()
+
+
+def _require_code_beside(script: Path) -> None:
+    expected = script.resolve().parents[1] / "src" / "samebits"
+    found = Path(samebits.__file__).resolve().parent
+    if found != expected:
+        raise UserError(
+            f"this stage would run the code in {found}, not the code beside it in {expected}; "
+            "unset PYTHONPATH, or uninstall the other copy of samebits"
+        )

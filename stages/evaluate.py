@@ -1,0 +1,52 @@
+"""evaluate: from a trained network to its metrics, predictions and pictures."""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this script
+
+import numpy as np
+
+from samebits import atomic, checkpoint, params, runtime, stage
+from samebits.data import prepared
+from samebits.evaluation import inference, metrics, predictions
+from samebits.reporting import pictures
+from samebits.training import history
+
+PREPARED = Path("data/prepared")
+MODEL = Path("data/model")
+PLOTS = Path("data/plots")
+
+
+def main(settings: params.Params) -> None:
+    """Write metrics/, data/evaluation and data/plots."""
+    evaluate = settings.chosen.evaluate
+    device = runtime.choose_device(settings.device)
+    runtime.make_deterministic(evaluate.num_threads)
+    environment = runtime.environment(device, evaluate.num_threads)
+    trained = checkpoint.load(MODEL / "checkpoint.safetensors")
+    description = trained.description
+    test = prepared.read_split(PREPARED, "test")
+    logits = inference.predict_logits(trained.network().to(device), test.images.to(device), evaluate.batch_size)
+    probabilities, labels = logits.softmax(1).cpu().numpy(), test.labels.numpy()
+    measured = metrics.summarize(probabilities, labels, description.class_names)
+    predictions.write(Path("data/evaluation/predictions.csv"), probabilities, labels, description.class_names)
+
+    title = f"{settings.recipe} on {description.source}, seed {settings.seed}"
+    rows = history.read(MODEL / "history.csv")
+    result = pictures.Result(title, description.class_names, probabilities, labels, measured, rows)
+    pictures.draw_charts(result, PLOTS)
+    chosen = {
+        "test_images": np.arange(min(evaluate.num_pictures, len(labels))),
+        "mistakes": pictures.most_confident_mistakes(result, evaluate.num_pictures),
+    }
+    for name, indices in chosen.items():
+        images = description.normalization.pixels(test.images[indices].numpy())
+        pictures.draw_images(result, images, indices, PLOTS / f"{name}.png")
+    atomic.write_text(Path("metrics/environment.json"), json.dumps(environment, indent=2) + "\n")
+    atomic.write_text(Path("metrics/evaluate.json"), json.dumps(measured, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    stage.run(main, __file__)

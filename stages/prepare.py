@@ -1,0 +1,36 @@
+"""prepare: from raw bytes to normalized tensors."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this script
+
+from samebits import atomic, params, stage
+from samebits.data import normalization, prepared, sources, splits
+from samebits.reporting import figures
+
+NUM_PICTURES = 40
+
+
+def main(settings: params.Params) -> None:
+    """Write data/prepared and a picture of the first training images."""
+    raw = sources.read(settings.data, stage.repository_root())
+    train, validation = splits.cut_validation(raw.train, settings.data.num_validation, settings.data.seed)
+    height, width, channels = train.images.shape[1:]
+    normalized = normalization.of_images(settings.data.normalization, train.images)
+    description = prepared.Description(
+        settings.data.source, raw.class_names, (channels, height, width), normalized
+    )
+    parts = {"train": train, "validation": validation, "test": raw.test}
+    prepared.write(Path("data/prepared"), description, parts)
+    captions = [raw.class_names[label] for label in train.labels[:NUM_PICTURES]]
+    with atomic.replacing(Path("data/plots/samples.png")) as path:
+        title = f"The first training images of {settings.data.source}"
+        figures.labelled_images(train.images[:NUM_PICTURES], captions, None, path, title)
+    counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
+    mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (normalized.mean, normalized.std))
+    print(f"{settings.data.source}: {counts} images; {settings.data.normalization}: mean ({mean}), deviation ({std})")
+
+
+if __name__ == "__main__":
+    stage.run(main, __file__)
