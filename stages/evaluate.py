@@ -38,12 +38,12 @@ def main(settings: params.Params) -> None:
     result = pictures.Result(title, description.class_names, probabilities, labels, measured, rows)
     pictures.draw_charts(result, PLOTS)
     chosen = {
-        "test_images": np.arange(min(evaluate.num_pictures, len(labels))),
-        "mistakes": pictures.most_confident_mistakes(result, evaluate.num_pictures),
+        "test_images": ("First test images", np.arange(min(evaluate.num_pictures, len(labels)))),
+        "mistakes": ("Most confident mistakes", pictures.most_confident_mistakes(result, evaluate.num_pictures)),
     }
-    for name, indices in chosen.items():
+    for name, (heading, indices) in chosen.items():
         images = description.normalization.pixels(test.images[indices].numpy())
-        pictures.draw_images(result, images, indices, PLOTS / f"{name}.png")
+        pictures.draw_images(result, heading, images, indices, PLOTS / f"{name}.png")
     atomic.write_text(Path("metrics/environment.json"), json.dumps(environment, indent=2) + "\n")
     atomic.write_text(Path("metrics/evaluate.json"), json.dumps(measured, indent=2) + "\n")
 

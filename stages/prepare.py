@@ -18,9 +18,7 @@ def main(settings: params.Params) -> None:
     train, validation = splits.cut_validation(raw.train, settings.data.num_validation, settings.data.seed)
     height, width, channels = train.images.shape[1:]
     normalized = normalization.of_images(settings.data.normalization, train.images)
-    description = prepared.Description(
-        settings.data.source, raw.class_names, (channels, height, width), normalized
-    )
+    description = prepared.Description(settings.data.source, raw.class_names, (channels, height, width), normalized)
     parts = {"train": train, "validation": validation, "test": raw.test}
     prepared.write(Path("data/prepared"), description, parts)
     captions = [raw.class_names[label] for label in train.labels[:NUM_PICTURES]]

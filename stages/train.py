@@ -32,9 +32,7 @@ def main(settings: params.Params) -> None:
 
     rows = loop.train(network, data, validation, recipe.train, settings.seed, report)
     meaning = {"recipe": settings.recipe, "seed": settings.seed, **recipe.model_dump(include={"model", "train"})}
-    checkpoint.save(
-        MODEL / "checkpoint.safetensors", checkpoint.Checkpoint(network.state_dict(), meaning, description)
-    )
+    checkpoint.save(MODEL / "checkpoint.safetensors", checkpoint.Checkpoint(network.state_dict(), meaning, description))
     history.write(MODEL / "history.csv", rows)
     atomic.write_text(MODEL / "environment.json", json.dumps(environment, indent=2) + "\n")
 

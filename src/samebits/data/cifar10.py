@@ -29,7 +29,14 @@ _TIMEOUT_SECONDS = 12.0
 
 
 class CannotHave(UserError):
-    """The data is not here and cannot be downloaded."""
+    """The data is not here and cannot be downloaded; `reason` says why, the whole also what to do."""
+
+    def __init__(self, why: str) -> None:
+        self.reason = f"CIFAR-10 cannot be had: {' '.join(why.split())}"
+        super().__init__(
+            f"{self.reason}; put {ARCHIVE} into data/raw, or set SAMEBITS_DATA to a folder that holds it, "
+            "or set data.source to shapes in params.yaml"
+        )
 
 
 def read(raw: Path, dataset: "type[CIFAR10] | None" = None) -> RawDataset:
@@ -65,7 +72,7 @@ def download(raw: Path, dataset: "type[CIFAR10] | None" = None) -> None:
             dataset(folder, download=True)
             _move_into_place(Path(folder) / FOLDER, raw / FOLDER)
     except (urllib.error.URLError, TimeoutError, ConnectionError, RuntimeError, tarfile.TarError, EOFError) as error:
-        raise _cannot_have(f"the download from {dataset.url} broke off ({error})") from error
+        raise CannotHave(f"the download from {dataset.url} broke off ({error})") from error
     finally:
         socket.setdefaulttimeout(before)
 
@@ -92,16 +99,9 @@ def _require_answer(url: str) -> None:
     thread.start()
     thread.join(_TIMEOUT_SECONDS)
     if not answers:
-        raise _cannot_have(f"{url} did not answer within {_TIMEOUT_SECONDS:.0f} seconds")
+        raise CannotHave(f"{url} did not answer within {_TIMEOUT_SECONDS:.0f} seconds")
     if answers[0] is not None:
-        raise _cannot_have(f"{url} could not be reached ({answers[0]})")
-
-
-def _cannot_have(why: str) -> CannotHave:
-    return CannotHave(
-        f"CIFAR-10 cannot be had: {' '.join(why.split())}; put cifar-10-python.tar.gz into data/raw, or set SAMEBITS_DATA "
-        "to a folder that holds it, or set data.source to shapes in params.yaml"
-    )
+        raise CannotHave(f"{url} could not be reached ({answers[0]})")
 
 
 def _move_into_place(source: Path, target: Path) -> None:

@@ -1,7 +1,7 @@
 """torchvision, also beside a PyTorch that its native part was not built for. Nothing else imports torchvision."""
 
-from pathlib import Path
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 

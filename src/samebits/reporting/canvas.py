@@ -1,14 +1,14 @@
 """The page that every picture is drawn on: fixed style, layout in inches, and byte-equal PNG files.
 
-Pictures are drawn from matplotlib's built-in defaults and its bundled DejaVu Sans, so a user's own matplotlibrc
-changes nothing; files carry neither a date nor a software version. Layout comes from measured text, not from a
-layout engine. pyplot is never used. Not for two threads at once: matplotlib's settings are global.
+Pictures are drawn from matplotlib's built-in defaults and its bundled DejaVu Sans, so that a user's own
+matplotlibrc changes nothing; files carry neither a date nor a software version. Layout comes from measured text,
+not from a layout engine. pyplot is never used. Not for two threads at once: matplotlib's settings are global.
 """
 
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import matplotlib.style
 from matplotlib.axes import Axes
@@ -90,7 +90,7 @@ def add_axes(page: Figure, left: float, bottom: float, width: float, height: flo
     return page.add_axes((left / wide, bottom / high, width / wide, height / high))
 
 
-def write(page: Figure, x: float, top: float, text: str, colour: str, size: float, **style: str) -> None:
+def write(page: Figure, x: float, top: float, text: str, colour: str, size: float, **style: Any) -> None:
     """Write one line with its upper edge at `top`; x and top are inches from the bottom left of the page."""
     wide, high = page.get_size_inches()
     page.text(x / wide, top / high, text, color=colour, fontsize=size, va="top", **style)
@@ -132,7 +132,7 @@ def class_labels(class_names: Sequence[str], size: float) -> tuple[list[str], fl
     return names, max(_text_width(name, size) for name in names)
 
 
-def percent(share: float, _position: int | None = None) -> str:
+def percent(share: float, _position: float = 0.0) -> str:
     """Return a share as a percentage of at most two decimals: 0.5 as 50%, 0.8125 as 81.25%."""
     return f"{100 * share:.2f}".rstrip("0").rstrip(".") + "%"
 
@@ -146,4 +146,5 @@ def _text_width(text: str, size: float, font: FontProperties | None = None) -> f
     """Return the width of one line of text in inches."""
     font = FontProperties() if font is None else font.copy()
     font.set_size(100)  # measured large and scaled, so that hinting does not round it
-    return RendererAgg(1, 1, 72).get_text_width_height_descent(text, font, False)[0] * size / 7200
+    renderer: Any = RendererAgg(1, 1, 72)  # type: ignore[no-untyped-call]
+    return float(renderer.get_text_width_height_descent(text, font, False)[0]) * size / 7200

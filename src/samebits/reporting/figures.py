@@ -5,12 +5,14 @@ Every function writes one PNG file to `path`, and raises ValueError for empty, t
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import FuncNorm
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from samebits.reporting import canvas
 from samebits.reporting.canvas import BLUE, INK, LINE, LINE_HEIGHT, MARGIN, SKY, VERMILLION, percent
@@ -27,6 +29,7 @@ _DASHES = (0, (4, 3))
 _IMAGE_PIXELS = 192  # longest side of a drawn image: 6 pixels for each one of a 32 by 32 image
 _RIGHT, _WRONG = (canvas.BLUE_TEXT, "✓"), (canvas.VERMILLION_TEXT, "✗")
 _COUNT = "{x:,.0f}"
+_Style = dict[str, Any]
 
 
 @canvas.fixed_style
@@ -67,16 +70,14 @@ def training_curves(history: pd.DataFrame, path: Path, title: str) -> None:
     for axes in (loss, *accuracy):
         axes.grid(axis="y")
         axes.set_xlim(start - space, end + space)
-        axes.set_xlabel(
-            "training step " + (f"(epoch {first})" if first == last else f"(epochs {first} to {last})")
-        )
+        axes.set_xlabel("training step " + (f"(epoch {first})" if first == last else f"(epochs {first} to {last})"))
         axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
         axes.xaxis.set_major_formatter(_COUNT)
     canvas.save(page, path)
 
 
 @canvas.fixed_style
-def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: Path, title: str) -> None:
+def confusion_matrix(counts: NDArray[np.integer[Any]], class_names: Sequence[str], path: Path, title: str) -> None:
     """Draw a confusion matrix shaded by the share of each row, with the counts where they can be read.
 
     `counts` is an integer array (C, C) of image counts, rows by true class and columns by predicted class, in
@@ -85,9 +86,7 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: Path,
     counts, classes = np.asarray(counts), len(class_names)
     _require(2 <= classes <= MAX_CLASSES, f"{classes} classes, not 2 to {MAX_CLASSES}")
     _require(counts.shape == (classes, classes), f"counts has shape {counts.shape} for {classes} classes")
-    _require(
-        np.issubdtype(counts.dtype, np.integer) and counts.min() >= 0, "a count is no whole number from 0"
-    )
+    _require(np.issubdtype(counts.dtype, np.integer) and counts.min() >= 0, "a count is no whole number from 0")
     _require(counts.sum() > 0, "every count is 0")
 
     side = min(max(2.6, 0.56 * classes), 6.0 + 0.05 * max(0, classes - 10))
@@ -102,14 +101,14 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: Path,
     page = canvas.new_page(left + side + 1.15, canvas.HEAD + side + bottom, title)
     axes = canvas.add_axes(page, left, bottom, side, side)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # A square-root scale keeps the few errors beside a strong diagonal visible.
-    shading = axes.imshow(
-        shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), aspect="auto", interpolation="nearest"
-    )
-    between = {"colors": "white", "linewidth": min(1.2, 4 * cell)}
+    # A square-root scale keeps the few errors beside a strong diagonal visible; np.sqrt, unlike np.power, is exact
+    # to the last bit on every processor.
+    root = FuncNorm((np.sqrt, np.square), 0, 1)
+    shading = axes.imshow(shares, cmap="Blues", norm=root, aspect="auto", interpolation="nearest")
+    between: _Style = {"colors": "white", "linewidth": min(1.2, 4 * cell)}
     axes.hlines(np.arange(1, classes) - 0.5, -0.5, classes - 0.5, **between)
     axes.vlines(np.arange(1, classes) - 0.5, -0.5, classes - 0.5, **between)
-    slant = {"ha": "right", "rotation_mode": "anchor"} if angle == 45 else {}
+    slant: _Style = {"ha": "right", "rotation_mode": "anchor"} if angle == 45 else {}
     axes.set_xticks(range(classes), names, rotation=angle, fontsize=size, **slant)
     axes.set_yticks(range(classes), names, fontsize=size)
     axes.tick_params(length=0)
@@ -120,7 +119,7 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: Path,
     axes.xaxis.set_label_coords(0.5, -(depth + 0.17) / side)
 
     size = min(9.0, 90 * cell / len(f"{counts.max()}"), 0.6 * cell * 72)  # a digit is 0.64 of its size wide
-    if size >= 5:
+    if size >= 6:
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if shares[row, column] > 0.3 else INK if count else LINE
             axes.text(column, row, f"{count}", ha="center", va="center_baseline", fontsize=size, color=colour)
@@ -135,7 +134,7 @@ def confusion_matrix(counts: np.ndarray, class_names: Sequence[str], path: Path,
 
 @canvas.fixed_style
 def labelled_images(
-    images: np.ndarray, captions: Sequence[str], correct: Sequence[bool] | None, path: Path, title: str
+    images: NDArray[np.uint8], captions: Sequence[str], correct: Sequence[bool] | None, path: Path, title: str
 ) -> None:
     """Draw a grid of images with a caption under each, marked right or wrong where `correct` is given.
 
@@ -147,7 +146,7 @@ def labelled_images(
     fits = images.ndim == 4 and images.shape[3] == 3 and images.dtype == np.uint8
     _require(fits, f"images are {images.dtype} {images.shape}, not uint8 (N, H, W, 3)")
     sides = images.shape[1:3]
-    _require(1 <= min(sides) and max(sides) <= MAX_IMAGE_SIDE, f"images of {sides} pixels")
+    _require(min(sides) >= 1 and max(sides) <= MAX_IMAGE_SIDE, f"images of {sides} pixels")
     _require(len(captions) == number, f"{len(captions)} captions for {number} images")
     _require(correct is None or len(correct) == number, "`correct` has not one item for each image")
 
@@ -155,9 +154,7 @@ def labelled_images(
     scale = _IMAGE_PIXELS / max(sides)
     scale = int(scale) if scale >= 1 else scale
     high, wide = (max(1, round(scale * side)) for side in sides)
-    tall, broad = (
-        np.arange(pixels) * side // pixels for pixels, side in zip((high, wide), sides, strict=True)
-    )
+    tall, broad = (np.arange(pixels) * side // pixels for pixels, side in zip((high, wide), sides, strict=True))
     inch, box, gap, size = canvas.DPI, max(wide, _IMAGE_PIXELS), 30, 8.0
     marks = [(INK, "")] * number if correct is None else [_RIGHT if right else _WRONG for right in correct]
     lines = [
@@ -185,9 +182,9 @@ def labelled_images(
 
 @canvas.fixed_style
 def reliability_diagram(
-    bin_confidence: np.ndarray,
-    bin_accuracy: np.ndarray,
-    bin_count: np.ndarray,
+    bin_confidence: NDArray[np.floating[Any]],
+    bin_accuracy: NDArray[np.floating[Any]],
+    bin_count: NDArray[np.integer[Any]],
     calibration_error: float,
     path: Path,
     title: str,
@@ -214,9 +211,9 @@ def reliability_diagram(
     upper = canvas.add_axes(page, left, _FOOT + under + 0.22, side, side)
     lower = canvas.add_axes(page, left, _FOOT, side, under)
     edges = np.arange(bins)[full] / bins
-    bar = {"width": 1 / bins, "align": "edge", "linewidth": 0.8}
+    bar: _Style = {"width": 1 / bins, "align": "edge", "linewidth": 0.8}
     upper.bar(edges, accuracy, color=SKY, edgecolor="white", label="accuracy", **bar)
-    gap = {"facecolor": "none", "edgecolor": VERMILLION, "hatch": "////", "label": "gap to mean confidence"}
+    gap: _Style = {"facecolor": "none", "edgecolor": VERMILLION, "hatch": "////", "label": "gap to mean confidence"}
     upper.bar(edges, confidence - accuracy, bottom=accuracy, **gap, **bar)
     upper.plot([0, 1], [0, 1], color=INK, linewidth=1.1, linestyle=_DASHES, label="ideal")
     upper.set_title(f"Expected calibration error: {percent(calibration_error)}", pad=26)
@@ -263,7 +260,7 @@ def per_class_accuracy(
     axes.barh(np.arange(classes)[known], values[known], height=0.7, color=SKY)
     axes.axvline(overall, color=INK, linewidth=1.1, linestyle=_DASHES)
     side = "left" if overall < 0.15 else "right" if overall > 0.85 else "center"
-    above = {"transform": axes.get_xaxis_transform(), "ha": side, "va": "bottom", "fontsize": 8.5}
+    above: _Style = {"transform": axes.get_xaxis_transform(), "ha": side, "va": "bottom", "fontsize": 8.5}
     axes.text(overall, 1 + 0.05 / height, f"overall {overall:.1%}", **above)
     for row, value in enumerate(values):
         text = "no images" if np.isnan(value) else f"{value:.1%}"
@@ -283,7 +280,7 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def _require_shares(name: str, values: np.ndarray | float) -> None:
+def _require_shares(name: str, values: NDArray[np.float64] | float) -> None:
     inside = np.asarray((np.asarray(values) >= 0) & (np.asarray(values) <= 1))
     _require(bool(inside.all()), f"{name} is not in [0, 1]")
 
@@ -292,5 +289,5 @@ def _curve(axes: Axes, rows: pd.DataFrame, column: str, colour: str, dashes: str
     """Draw a column by step, with a marker at each point where they are few; draw nothing without rows."""
     if len(rows):
         marker = "o" if len(rows) <= 40 else None
-        style = {"color": colour, "marker": marker, "markersize": 3.5, "linewidth": 1.6, "label": label}
+        style: _Style = {"color": colour, "marker": marker, "markersize": 3.5, "linewidth": 1.6, "label": label}
         axes.plot(rows["step"], rows[column], dashes, **style)

@@ -61,12 +61,16 @@ def draw_charts(result: Result, folder: Path) -> None:
             draw(path, title=result.title)
 
 
-def draw_images(result: Result, images: NDArray[np.uint8], indices: NDArray[np.int64], path: Path) -> None:
-    """Draw `images` (N, height, width, channels), those of the test images at `indices`, with true and predicted label."""
+def draw_images(
+    result: Result, heading: str, images: NDArray[np.uint8], indices: NDArray[np.int64], path: Path
+) -> None:
+    """Draw `images` (N, height, width, channels), the test images at `indices`, with true and predicted label."""
     labels, predicted = result.labels[indices], result.predicted[indices]
     captions = [
-        result.class_names[true] if true == guess else f"{result.class_names[true]}, not {result.class_names[guess]}"
+        result.class_names[true]
+        if true == guess
+        else f"{result.class_names[true]}, taken for {result.class_names[guess]}"
         for true, guess in zip(labels, predicted, strict=True)
     ]
     with atomic.replacing(path) as temporary:
-        figures.labelled_images(images, captions, list(labels == predicted), temporary, result.title)
+        figures.labelled_images(images, captions, list(labels == predicted), temporary, f"{heading}: {result.title}")

@@ -86,9 +86,7 @@ def _batches(data: Split, indices: torch.Tensor, batch_size: int) -> Iterator[tu
     """Give mini-batches of images float32 (B, channels, height, width) and labels int64 (B,); the last may be smaller."""
     chunk_size = max(1, _IMAGES_PER_CHUNK // batch_size) * batch_size
     for chunk in indices.to(data.labels.device).split(chunk_size):
-        yield from zip(
-            data.images[chunk].float().split(batch_size), data.labels[chunk].split(batch_size), strict=True
-        )
+        yield from zip(data.images[chunk].float().split(batch_size), data.labels[chunk].split(batch_size), strict=True)
 
 
 def _require_finite(losses: list[float], step: int, settings: params.Train) -> None:

@@ -1,0 +1,34 @@
+# Each target also works without make: the README names the commands.
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help run test ui lint
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+run: $(VENV)/installed  ## get the data, run the pipeline, show the result
+	@samebits run
+
+test: $(VENV)/installed-dev  ## run all tests
+	python -m pytest --cov --cov-report=term
+
+lint: $(VENV)/installed-dev  ## check format, style and types
+	ruff format --check .
+	ruff check .
+	mypy
+
+ui: $(VENV)/installed  ## open the tracking page of this project's runs
+	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}
+
+$(VENV)/installed: pyproject.toml compute.lock requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "samebits needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON, as in make run PYTHON=python3.12")'
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

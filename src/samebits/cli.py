@@ -1,0 +1,96 @@
+"""The `samebits` command: what DVC and MLflow have no command for."""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from samebits import params
+from samebits.data import cifar10
+from samebits.errors import UserError
+from samebits.reporting import terminal
+from samebits.repository import git, pipeline
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on stderr and exit code 1."""
+    parser = argparse.ArgumentParser(prog="samebits", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("run", help="get the data, run the pipeline, show the result")
+    command.set_defaults(action=run)
+    arguments = parser.parse_args()
+    try:
+        sys.exit(arguments.action(Path.cwd()))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def run(root: Path) -> int:
+    """Get the data, run the pipeline and show the result; without CIFAR-10, an experiment on the embedded data."""
+    if not (root / "dvc.yaml").is_file():
+        raise UserError(f"{root} has no dvc.yaml: run this in the root of a clone of samebits")
+    settings = params.load(root / "params.yaml")
+    raw = root / settings.data.path
+    if settings.data.source == "cifar10" and not cifar10.is_at_hand(raw) and pipeline.has_to_run(root, "prepare"):
+        try:
+            cifar10.download(raw)
+        except cifar10.CannotHave as error:
+            return _run_on_shapes(root, error)
+    if code := pipeline.reproduce(root):
+        return code
+    measured = json.loads((root / "metrics/evaluate.json").read_text(encoding="utf-8"))
+    print(f"\n{settings.recipe} on {settings.data.source}, seed {settings.seed}")
+    print(terminal.accuracy_table(measured))
+    if sentence := _other_kind(root, measured["accuracy"]):
+        print(sentence)
+    _say_where(root / "data/plots")
+    return 0
+
+
+def _run_on_shapes(root: Path, why: cifar10.CannotHave) -> int:
+    """Run the same pipeline on `shapes`, as an experiment: what git tracks stays as it is."""
+    print(f"{why.reason}: running on shapes, the embedded data, as an experiment instead.", file=sys.stderr)
+    state = hashlib.sha256((git.commit(root) or "").encode() + git.diff(root)).hexdigest()
+    name = f"shapes-{state[:7]}"
+    if name not in pipeline.experiments(root):
+        if code := pipeline.run_experiment(root, name, {"data.source": "shapes"}):
+            return code
+    folder = root / "data/experiments" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in ("data/plots", "metrics/evaluate.json"):
+        pipeline.fetch(root, name, path, folder / Path(path).name)
+    print(f"\nexperiment {name} on shapes (not CIFAR-10)")
+    print(terminal.accuracy_table(json.loads((folder / "evaluate.json").read_text(encoding="utf-8"))))
+    _say_where(folder / "plots")
+    return 0
+
+
+def _other_kind(root: Path, accuracy: float) -> str | None:
+    """Say how this machine differs from the recorded result's, where the same parameters were recorded by another."""
+    recorded = {
+        name: git.read(root, "HEAD", name)
+        for name in ("params.yaml", "metrics/environment.json", "metrics/evaluate.json")
+    }
+    if not all(recorded.values()) or recorded["params.yaml"] != (root / "params.yaml").read_bytes():
+        return None
+    here = json.loads((root / "metrics/environment.json").read_text(encoding="utf-8"))
+    differences = terminal.differences(json.loads(recorded["metrics/environment.json"]), here)
+    if not differences:
+        return None
+    before = json.loads(recorded["metrics/evaluate.json"])["accuracy"]
+    return (
+        f"The recorded result comes from another kind of machine ({'; '.join(differences)}): "
+        f"its accuracy is {100 * before:.2f} %, this one's {100 * accuracy:.2f} %."
+    )
+
+
+def _say_where(pictures: Path) -> None:
+    print(f"pictures: {os.path.relpath(pictures)}/*.png   tracking page: make ui")
+
+
+if __name__ == "__main__":
+    main()

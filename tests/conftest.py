@@ -1,0 +1,120 @@
+"""A real git and DVC repository for each test that wants one: this project's own files, with tiny embedded data."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).resolve().parents[1]
+# What a run of the tests inside another stage or with the user's own server must not leak into them.
+FOREIGN = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI", "SAMEBITS_DATA")
+IDENTITY = {f"GIT_{who}_{what}": "tests@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A clone of the project in a temporary folder."""
+
+    root: Path
+
+    def run(self, *command: str, ok: bool = True, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command in it; by default it has to succeed."""
+        values = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+        values |= IDENTITY | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"} | environment
+        done = subprocess.run(command, cwd=self.root, env=values, capture_output=True, text=True)
+        assert not ok or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def repro(self, *arguments: str) -> list[str]:
+        """Run `dvc repro`; give the names of the stages that really ran."""
+        return stages_run(self.run("dvc", "repro", *arguments).stdout)
+
+    def edit(self, change: Callable[[dict], None]) -> None:
+        """Change params.yaml."""
+        path = self.root / "params.yaml"
+        values = yaml.safe_load(path.read_text())
+        change(values)
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def commit(self, message: str = "change") -> None:
+        """Commit all that git does not ignore."""
+        self.run("git", "add", "--all")
+        self.run("git", "commit", "--quiet", "--allow-empty", "--message", message)
+
+    def status(self) -> str:
+        """Give what git sees changed."""
+        return self.run("git", "status", "--porcelain").stdout
+
+
+def stages_run(output: str) -> list[str]:
+    """Give the names of the stages that DVC says it ran."""
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage ")]
+
+
+def make_tiny(values: dict) -> None:
+    """Make every recipe a matter of seconds: 400 drawn images, one epoch."""
+    values["data"] |= {"source": "shapes", "shapes": {"num_train": 400, "num_test": 100}}
+    for recipe in values["recipes"].values():
+        recipe["train"] |= {"num_epochs": 1, "report_every_steps": 50}
+        recipe["evaluate"] |= {"num_pictures": 4}
+
+
+def project_files() -> list[str]:
+    """Give the files that a clone of the project would hold, without the recorded result."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\n")
+    return [
+        name for name in listed if name and (PROJECT / name).is_file() and not name.startswith(("dvc.lock", "metrics/"))
+    ]
+
+
+@pytest.fixture(scope="session")
+def fresh_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("fresh") / "samebits"
+    for name in project_files():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(PROJECT / name, root / name)
+    repository = Repository(root)
+    repository.edit(make_tiny)
+    repository.run("git", "init", "--quiet", "--initial-branch=main")
+    repository.commit("the project, tiny")
+    return root
+
+
+@pytest.fixture(scope="session")
+def done_template(fresh_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("done") / "samebits"
+    shutil.copytree(fresh_template, root, symlinks=True)
+    repository = Repository(root)
+    assert repository.repro() == ["prepare", "train", "evaluate"]
+    repository.commit("its result")
+    return root
+
+
+@pytest.fixture
+def fresh(fresh_template: Path, tmp_path: Path) -> Repository:
+    """The project with tiny embedded data, committed, nothing run yet."""
+    return _copy(fresh_template, tmp_path)
+
+
+@pytest.fixture
+def done(done_template: Path, tmp_path: Path) -> Repository:
+    """The project with tiny embedded data, run and committed."""
+    return _copy(done_template, tmp_path)
+
+
+def _copy(template: Path, folder: Path) -> Repository:
+    root = folder / "samebits"
+    shutil.copytree(template, root, symlinks=True)
+    return Repository(root)

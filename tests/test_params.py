@@ -1,0 +1,157 @@
+"""params.yaml: every mistake gets one line that names the key, its value and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+
+from samebits import params
+from samebits.errors import UserError
+from tests.conftest import PROJECT, Repository
+
+GOOD = (PROJECT / "params.yaml").read_text(encoding="utf-8")
+
+
+def change(before: str, after: str) -> str:
+    assert before in GOOD, before
+    return GOOD.replace(before, after, 1)
+
+
+LAB = "learning_rate: 0.001"
+BROKEN = {
+    "unknown recipe": (change("recipe: lab", "recipe: lba"), ["recipe", "'lba'", "lab, linear"]),
+    "recipe is a list": (change("recipe: lab", "recipe: [lab]"), ["recipe", "['lab']", "string"]),
+    "no recipe": (change("recipe: lab", "# "), ["recipe", "missing"]),
+    "negative seed": (change("seed: 0", "seed: -1"), ["seed", "-1", "greater than or equal to 0"]),
+    "huge seed": (change("seed: 0", "seed: 4294967296"), ["seed", "4294967296", "less than 4294967296"]),
+    "seed is text": (change("seed: 0", "seed: zero"), ["seed", "'zero'", "integer"]),
+    "seed is a fraction": (change("seed: 0", "seed: 0.5"), ["seed", "0.5", "integer"]),
+    "seed is a truth value": (change("seed: 0", "seed: true"), ["seed", "True", "integer"]),
+    "seed is empty": (change("seed: 0", "seed:"), ["seed", "None", "integer"]),
+    "unknown device": (change("device: auto", "device: gpu"), ["device", "'gpu'", "'auto', 'cpu' or 'cuda'"]),
+    "unknown top-level key": (GOOD + "sead: 1\n", ["sead", "not a known key"]),
+    "misspelt learning rate": (change(LAB, "learning_rat: 0.001"), ["recipes.lab.train.learning_rate", "missing"]),
+    "learning rate is text": (
+        change(LAB, "learning_rate: fast"),
+        ["recipes.lab.train.learning_rate", "'fast'", "number"],
+    ),
+    "learning rate zero": (change(LAB, "learning_rate: 0"), ["recipes.lab.train.learning_rate", "0", "greater than 0"]),
+    "learning rate negative": (
+        change(LAB, "learning_rate: -1e-3"),
+        ["train.learning_rate", "-0.001", "greater than 0"],
+    ),
+    "learning rate infinite": (change(LAB, "learning_rate: .inf"), ["train.learning_rate", "inf", "finite"]),
+    "learning rate not a number": (change(LAB, "learning_rate: .nan"), ["train.learning_rate", "nan", "finite"]),
+    "momentum one": (change("momentum: 0.9", "momentum: 1"), ["recipes.lab.train.momentum", "1", "less than 1"]),
+    "batch size zero": (
+        change("batch_size: 4", "batch_size: 0"),
+        ["train.batch_size", "0", "greater than or equal to 1"],
+    ),
+    "batch size a fraction": (change("batch_size: 4", "batch_size: 4.5"), ["train.batch_size", "4.5", "integer"]),
+    "no epochs": (change("num_epochs: 2", "num_epochs: 0"), ["train.num_epochs", "0", "greater than or equal to 1"]),
+    "no threads": (change("num_threads: 1", "num_threads: 0"), ["num_threads", "0", "greater than or equal to 1"]),
+    "unknown optimizer": (change("optimizer: sgd", "optimizer: adam"), ["train.optimizer", "'adam'", "'sgd'"]),
+    "unknown model": (change("name: lab", "name: resnet"), ["recipes.lab.model.name", "'resnet'", "'lab' or 'linear'"]),
+    "unknown initialization": (
+        change("initialization: pytorch", "initialization: xavier"),
+        ["model.initialization", "'xavier'", "'pytorch', 'he' or 'zero'"],
+    ),
+    "unknown source": (
+        change("source: cifar10", "source: cifar100"),
+        ["data.source", "'cifar100'", "'cifar10' or 'shapes'"],
+    ),
+    "unknown normalization": (
+        change("normalization: per_channel", "normalization: per_image"),
+        ["data.normalization", "'per_image'", "'per_channel', 'half' or 'none'"],
+    ),
+    "negative validation": (
+        change("num_validation: 0", "num_validation: -5"),
+        ["data.num_validation", "-5", "equal to 0"],
+    ),
+    "empty path": (change("path: data/raw", 'path: ""'), ["data.path", "''", "at least 1 character"]),
+    "no images": (change("num_train: 50000", "num_train: 0"), ["data.shapes.num_train", "0", "equal to 1"]),
+    "data is a list": (change("data:\n", "data: []\nold:\n"), ["data", "[]"]),
+    "no recipes": (GOOD[: GOOD.index("recipes:")] + "recipes: {}\n", ["recipes", "at least 1 item"]),
+    "recipe without evaluate": (
+        GOOD[: GOOD.index("    evaluate:")] + "\n",
+        ["recipes.lab.evaluate", "missing"],
+    ),
+    "mistake in a recipe not chosen": (
+        change("batch_size: 100\n", "batch_size: ten\n"),
+        ["recipes.linear.train.batch_size", "'ten'"],
+    ),
+    "too many pictures": (
+        change("num_pictures: 40", "num_pictures: 41"),
+        ["evaluate.num_pictures", "41", "equal to 40"],
+    ),
+    "key given twice": (GOOD + "seed: 1\n", ["not valid YAML", "seed"]),
+    "bad indentation": (change("  source: cifar10", "   source: cifar10"), ["not valid YAML"]),
+    "tab": (change("  source: cifar10", "\tsource: cifar10"), ["not valid YAML"]),
+    "only text": ("hello\n", ["keys and values", "'hello'"]),
+    "empty file": ("", ["keys and values", "None"]),
+    "a Python object": (GOOD + "x: !!python/object/apply:os.system [true]\n", ["not valid YAML"]),
+}
+
+
+def error_of(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        params.load(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_mistake_is_named_in_one_line(name: str, tmp_path: Path) -> None:
+    text, words = BROKEN[name]
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    line = error_of(path)
+    assert "\n" not in line
+    assert line.startswith("params.yaml")
+    for word in words:
+        assert word in line
+
+
+def test_missing_and_undecodable_files_are_named(tmp_path: Path) -> None:
+    assert "params.yaml is not there" in error_of(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_bytes(b"recipe: \xff")
+    assert "not UTF-8" in error_of(tmp_path / "params.yaml")
+
+
+def test_numbers_mean_what_dvc_takes_them_for(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(change(LAB, "learning_rate: 1e-3"))  # a number in YAML 1.2, text in YAML 1.1
+    assert params.load(path).chosen.train.learning_rate == 0.001
+
+
+def test_a_result_is_decided_by_the_chosen_recipe_alone(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(GOOD)
+    before = params.load(path).resolved()
+    path.write_text(change("num_epochs: 10", "num_epochs: 11"))
+    assert params.load(path).resolved() == before
+    path.write_text(change("num_epochs: 2", "num_epochs: 3"))
+    assert params.load(path).resolved() != before
+
+
+def test_the_first_stage_that_runs_checks_the_whole_file(fresh: Repository) -> None:
+    fresh.edit(lambda values: values["recipes"]["linear"]["train"].update(momentum=2))
+    done = fresh.run("dvc", "repro", ok=False)
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert lines == ["error: params.yaml: recipes.linear.train.momentum is 2: must be less than 1"]
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not (fresh.root / "dvc.lock").exists()
+
+
+def test_an_unknown_recipe_writes_nothing(fresh: Repository) -> None:
+    fresh.edit(lambda values: values.update(recipe="lba"))
+    done = fresh.run("dvc", "repro", ok=False)
+    assert done.returncode != 0
+    assert "error: params.yaml: recipe is 'lba': must be one of lab, linear" in done.stderr.splitlines()
+    assert fresh.status() == " M params.yaml\n"
+
+
+def test_where_dvc_cannot_read_the_file_its_message_stands(fresh: Repository) -> None:
+    (fresh.root / "params.yaml").write_text("recipe: [")
+    done = fresh.run("dvc", "repro", ok=False)
+    assert done.returncode != 0 and "params.yaml" in done.stderr and "Traceback" not in done.stderr
+    assert fresh.status() == " M params.yaml\n"
