@@ -56,9 +56,9 @@ def _run_on_shapes(root: Path, why: cifar10.CannotHave) -> int:
     print(f"{why.reason}: running on shapes, the embedded data, as an experiment instead.", file=sys.stderr)
     state = hashlib.sha256((git.commit(root) or "").encode() + git.diff(root)).hexdigest()
     name = f"shapes-{state[:7]}"
-    if name not in pipeline.experiments(root):
-        if code := pipeline.run_experiment(root, name, {"data.source": "shapes"}):
-            return code
+    is_known = name in pipeline.experiments(root)
+    if not is_known and (code := pipeline.run_experiment(root, name, {"data.source": "shapes"})):
+        return code
     folder = root / "data/experiments" / name
     folder.mkdir(parents=True, exist_ok=True)
     for path in ("data/plots", "metrics/evaluate.json"):

@@ -138,17 +138,22 @@ def labelled_images(
 ) -> None:
     """Draw a grid of images with a caption under each, marked right or wrong where `correct` is given.
 
-    `images` is a uint8 array (N, H, W, 3) of RGB values, N from 1 to 40; `captions` and `correct` have N
-    items. A caption wider than its image is broken into lines.
+    `images` is a uint8 array (N, H, W, 3) of RGB values, N up to 40; `captions` and `correct` have N items. A caption
+    wider than its image is broken into lines. Without images the picture says "none".
     """
     number = len(images)
-    _require(1 <= number <= MAX_IMAGES, f"{number} images, not 1 to {MAX_IMAGES}")
+    _require(number <= MAX_IMAGES, f"{number} images, not 0 to {MAX_IMAGES}")
     fits = images.ndim == 4 and images.shape[3] == 3 and images.dtype == np.uint8
     _require(fits, f"images are {images.dtype} {images.shape}, not uint8 (N, H, W, 3)")
     sides = images.shape[1:3]
     _require(min(sides) >= 1 and max(sides) <= MAX_IMAGE_SIDE, f"images of {sides} pixels")
     _require(len(captions) == number, f"{len(captions)} captions for {number} images")
     _require(correct is None or len(correct) == number, "`correct` has not one item for each image")
+    if number == 0:
+        page = canvas.new_page(4.0, canvas.HEAD + 0.4, title)
+        canvas.write(page, MARGIN, 0.4, "none", INK, 9.0)
+        canvas.save(page, path)
+        return
 
     # Whole page pixels for each image pixel, wherever the image is small enough, keep its pixels equal.
     scale = _IMAGE_PIXELS / max(sides)

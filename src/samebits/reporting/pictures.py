@@ -30,7 +30,8 @@ class Result:
     @property
     def predicted(self) -> NDArray[np.int64]:
         """The most probable class of each image (N,)."""
-        return self.probabilities.argmax(axis=1)
+        predicted: NDArray[np.int64] = self.probabilities.argmax(axis=1)
+        return predicted
 
 
 def most_confident_mistakes(result: Result, number: int) -> NDArray[np.int64]:

@@ -1,0 +1,100 @@
+"""`make run`: one command from a clone to a result, and what it says on the way."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Repository, stages_run
+
+# A proxy that refuses every connection: no network, wherever the tests run.
+OFFLINE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
+
+
+def make(repository: Repository, target: str, **environment: str) -> str:
+    """Run a target of the Makefile with what is installed already."""
+    done = repository.run("make", "--old-file=.venv/installed", "--no-print-directory", target, **environment)
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_clone_is_run_and_the_result_shown(fresh: Repository) -> None:
+    output = make(fresh, "run")
+    assert stages_run(output) == ["prepare", "train", "evaluate"]
+    accuracy = json.loads((fresh.root / "metrics/evaluate.json").read_text())["accuracy"]
+    assert "lab on shapes, seed 0" in output
+    assert f"accuracy {100 * accuracy:.2f} %" in output
+    assert re.search(r"^  crescent +\d+\.\d\d %", output, re.MULTILINE)
+    assert "data/plots/*.png" in output and "make ui" in output
+    assert len(list((fresh.root / "data/plots").glob("*.png"))) == 7
+
+
+def test_a_second_run_changes_nothing_and_shows_the_result(done: Repository) -> None:
+    before = (done.root / "dvc.lock").read_bytes()
+    output = make(done, "run")
+    assert stages_run(output) == []
+    assert "accuracy" in output and "another kind of machine" not in output
+    assert done.status() == "" and (done.root / "dvc.lock").read_bytes() == before
+
+
+def test_another_kind_of_machine_is_named_in_one_sentence(done: Repository) -> None:
+    environment = json.loads((done.root / "metrics/environment.json").read_text())
+    environment["processor"]["model"] = "Imaginary 9000"
+    environment["processor"]["instruction_sets"].append("magic")
+    (done.root / "metrics/environment.json").write_text(json.dumps(environment))
+    metrics = json.loads((done.root / "metrics/evaluate.json").read_text())
+    (done.root / "metrics/evaluate.json").write_text(json.dumps(metrics | {"accuracy": 0.4321}))
+    done.commit("a result from elsewhere")
+    output = make(done, "run")
+    (sentence,) = [line for line in output.splitlines() if "another kind of machine" in line]
+    assert "processor.model Imaginary 9000 → " in sentence and "processor.instruction_sets -magic" in sentence
+    assert f"its accuracy is 43.21 %, this one's {100 * metrics['accuracy']:.2f} %" in sentence
+
+
+def test_without_cifar10_the_embedded_data_runs_as_an_experiment(fresh: Repository) -> None:
+    fresh.edit(lambda values: values["data"].update(source="cifar10"))
+    fresh.commit("on the real data")
+    output = make(fresh, "run", **OFFLINE)
+    (why,) = [line for line in output.splitlines() if line.startswith("CIFAR-10 cannot be had")]
+    assert "shapes" in why
+    assert stages_run(output) == ["prepare", "train", "evaluate"]
+    assert fresh.status() == ""
+    name = re.search(r"experiment (shapes-\w+) on shapes \(not CIFAR-10\)", output)
+    assert name
+    assert f"data/experiments/{name[1]}/plots/*.png" in output
+    assert len(list((fresh.root / f"data/experiments/{name[1]}/plots").glob("*.png"))) == 7
+
+    again = make(fresh, "run", **OFFLINE)
+    assert stages_run(again) == [] and f"experiment {name[1]} on shapes" in again
+    assert fresh.status() == ""
+
+
+def test_dvc_itself_never_switches_the_data(fresh: Repository) -> None:
+    fresh.edit(lambda values: values["data"].update(source="cifar10"))
+    failed = fresh.run("dvc", "repro", ok=False, **OFFLINE)
+    assert failed.returncode != 0
+    (line,) = [line for line in failed.stderr.splitlines() if line.startswith("error:")]
+    assert "CIFAR-10 cannot be had" in line and "SAMEBITS_DATA" in line and "shapes" in line
+    assert not (fresh.root / "dvc.lock").exists()
+
+
+@pytest.mark.parametrize("change", ["recipe: lba", "recipe: [", "seed: -1"])
+def test_a_mistake_in_params_is_one_line(fresh: Repository, change: str) -> None:
+    path = fresh.root / "params.yaml"
+    path.write_text(re.sub(f"^{change.split(':')[0]}:.*$", change, path.read_text(), flags=re.MULTILINE))
+    failed = fresh.run("samebits", "run", ok=False)
+    assert failed.returncode == 1 and failed.stdout == ""
+    (line,) = failed.stderr.splitlines()
+    assert line.startswith("error: params.yaml")
+
+
+def test_outside_a_clone_it_says_so(tmp_path: Path) -> None:
+    failed = Repository(tmp_path).run("samebits", "run", ok=False)
+    assert failed.returncode == 1
+    assert failed.stderr == f"error: {tmp_path} has no dvc.yaml: run this in the root of a clone of samebits\n"
+
+
+def test_help_names_every_target(fresh: Repository) -> None:
+    output = make(fresh, "help")
+    assert all(f"make {target}" in output for target in ("run", "test", "ui", "help"))
