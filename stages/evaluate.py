@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code
 
 import numpy as np
 
-from samebits import atomic, checkpoint, params, runtime, stage
+from samebits import atomic, checkpoint, params, runtime, stage, tracking
 from samebits.data import prepared
 from samebits.evaluation import inference, metrics, predictions
 from samebits.reporting import pictures
@@ -46,6 +46,17 @@ def main(settings: params.Params) -> None:
         pictures.draw_images(result, heading, images, indices, PLOTS / f"{name}.png")
     atomic.write_text(Path("metrics/environment.json"), json.dumps(environment, indent=2) + "\n")
     atomic.write_text(Path("metrics/evaluate.json"), json.dumps(measured, indent=2) + "\n")
+    tracking.record_evaluation(
+        root=stage.repository_root(),
+        workspace=Path.cwd(),
+        parameters=settings.resolved(),
+        data_md5=tracking.file_md5(PREPARED / prepared.DESCRIPTION),
+        checkpoint_md5=tracking.file_md5(MODEL / "checkpoint.safetensors"),
+        metrics=measured,
+        history=rows.to_dict("records"),
+        artifacts=sorted(PLOTS.glob("*.png")),
+        environment=environment,
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,215 @@
+"""A run of a result: what it says, how it is found by content, how two runs of one result become one."""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samebits.repository import git
+from samebits.tracking.store import Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Run
+
+# MLflow's limits.
+_MAX_KEY, _MAX_PARAM, _MAX_TAG = 250, 6000, 8000
+_MAX_METRICS_PER_CALL, _MAX_PARAMS_PER_CALL = 1000, 100
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a run says before anything is trained: made from the workspace as it is now."""
+
+    name: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    files: dict[str, bytes]
+
+
+def content_md5(parameters: Mapping[str, Any], data_md5: str, checkpoint_md5: str) -> str:
+    """The one value by which a result's run is found."""
+    return _md5(f"{data_md5} {checkpoint_md5} {parameters_md5(parameters)}")
+
+
+def file_md5(path: Path) -> str:
+    """The md5 of a file, by which DVC names it too."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def parameters_md5(parameters: Mapping[str, Any]) -> str:
+    """The md5 of the parameters as canonical JSON."""
+    return _md5(json.dumps(parameters, sort_keys=True, separators=(",", ":"), allow_nan=False))
+
+
+def result_tags(parameters: Mapping[str, Any], data_md5: str, checkpoint_md5: str) -> dict[str, str]:
+    """The tags that a run gets when its result is complete, and by which it is found from then on."""
+    content = content_md5(parameters, data_md5, checkpoint_md5)
+    return {"samebits.checkpoint_md5": checkpoint_md5, "samebits.content": content}
+
+
+def describe(
+    workspace: Path, parameters: Mapping[str, Any], data_md5: str, environment: Mapping[str, Any]
+) -> Description:
+    """Read from `workspace` and git all that a new run says about where it comes from."""
+    experiment = os.environ.get("DVC_EXP_NAME")
+    tags = {"samebits.data_md5": data_md5, "samebits.parameters_md5": parameters_md5(parameters)}
+    if experiment:
+        tags["samebits.experiments"] = experiment
+    names = ("params.yaml", "dvc.yaml")
+    files = {name: (workspace / name).read_bytes() for name in names if (workspace / name).is_file()}
+    if commit := git.commit(workspace):
+        patch = git.diff(workspace)
+        if patch:
+            files["diff.patch"] = patch
+        tags |= {
+            "samebits.commit": commit,
+            # As `git describe --dirty` says it: the commit alone would not give this result.
+            "samebits.commits": f"{commit}-dirty" if patch else commit,
+            "samebits.dirty": "true" if patch else "false",
+        }
+    tags |= {f"samebits.environment.{key}": _text(value) for key, value in flatten(environment).items()}
+    name = experiment or f"{parameters.get('recipe')}-seed{parameters.get('seed')}"
+    params = {key: _text(value) for key, value in flatten(parameters).items()}
+    return Description(name, params, tags, files)
+
+
+def create_run(store: Store, description: Description) -> str:
+    """Create a RUNNING run of this process; its id."""
+    run = store.client.create_run(store.experiment_id, run_name=description.name, tags=_process_tags())
+    run_id: str = run.info.run_id
+    log(store, run_id, params=description.params, tags=description.tags)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in description.files.items():
+            (Path(folder) / name).write_bytes(content)
+        store.client.log_artifacts(run_id, folder)
+    return run_id
+
+
+def find_run(store: Store, content: str) -> "Run | None":
+    """The run of the result with this `content_md5`; the oldest where there are several."""
+    runs = _search(store, f"tags.`samebits.content` = '{content}'")
+    return runs[0] if runs else None
+
+
+def add_origin(store: Store, run: "Run", description: Description) -> None:
+    """Note on `run` that the commit and the experiment of `description` gave the same result."""
+    tags = {}
+    for key in ("samebits.commits", "samebits.experiments"):
+        before = run.data.tags.get(key, "")
+        words = list(dict.fromkeys(f"{before} {description.tags.get(key, '')}".split()))
+        while len(" ".join(words)) > _MAX_TAG:
+            words.pop(0)
+        if " ".join(words) != before:
+            tags[key] = " ".join(words)
+    log(store, run.info.run_id, tags=tags)
+
+
+def complete_run(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
+    """Give the run its `result_tags`: from now on it is found by content, and FINISHED."""
+    log(store, run_id, tags=tags)
+    store.client.set_terminated(run_id, "FINISHED")
+
+
+def log(
+    store: Store,
+    run_id: str,
+    *,
+    metrics: Sequence["Metric"] = (),
+    params: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """Write to a run in as few calls as MLflow allows; values that are too long for it are cut."""
+    from mlflow.entities import Param, RunTag
+
+    all_params = [Param(_key(key), value[:_MAX_PARAM]) for key, value in (params or {}).items()]
+    all_tags = [RunTag(_key(key), value[:_MAX_TAG]) for key, value in (tags or {}).items()]
+    for some in _batches(metrics, _MAX_METRICS_PER_CALL):
+        store.client.log_batch(run_id, metrics=some)
+    for some in _batches(all_params, _MAX_PARAMS_PER_CALL):
+        store.client.log_batch(run_id, params=some)
+    for some in _batches(all_tags, _MAX_PARAMS_PER_CALL):
+        store.client.log_batch(run_id, tags=some)
+
+
+def metrics_of(values: Mapping[str, Any], step: int, timestamp: int) -> list["Metric"]:
+    """The finite numbers among (nested) `values` as metrics, named by dotted keys."""
+    from mlflow.entities import Metric
+
+    return [
+        Metric(_key(key), float(value), timestamp, step)
+        for key, value in flatten(values).items()
+        if isinstance(value, Real) and math.isfinite(value)
+    ]
+
+
+def close_abandoned(store: Store) -> None:
+    """Give the RUNNING runs whose process on this host is gone the status KILLED."""
+    here = f"tags.`samebits.host` = '{platform.node()}'"
+    for run in _search(store, f"attributes.status = 'RUNNING' and {here}"):
+        tags = run.data.tags
+        if not _is_alive(int(tags["samebits.pid"]), float(tags["samebits.process_started"])):
+            store.client.set_terminated(run.info.run_id, "KILLED")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _search(store: Store, filter_string: str) -> Sequence["Run"]:
+    order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+    return store.client.search_runs([store.experiment_id], filter_string, order_by=order)
+
+
+def _process_tags() -> dict[str, str]:
+    import psutil
+
+    process = psutil.Process()
+    return {
+        "samebits.host": platform.node(),
+        "samebits.pid": str(process.pid),
+        "samebits.process_started": str(process.create_time()),
+    }
+
+
+def _is_alive(pid: int, started: float) -> bool:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        # Another start time: another process has the number now. 2 s: setting the clock moves start times.
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < 2
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _key(name: str) -> str:
+    """`name` in the characters that MLflow and its user interface take for a key."""
+    return re.sub(r"[^\w.\- ]", "_", name)[:_MAX_KEY]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

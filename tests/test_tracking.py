@@ -1,0 +1,467 @@
+"""Runs in a real MLflow store: found by content, one for each result, and never in training's way."""
+
+import copy
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samebits.repository import git
+from samebits.tracking import (
+    TrainingRecord,
+    content_md5,
+    find_run,
+    open_store,
+    record_evaluation,
+    runs,
+    tracking_uri,
+)
+from samebits.tracking.store import Store, quiet_mlflow
+
+SOURCE = Path(__file__).parents[1] / "src"
+DATA, CHECKPOINT = "d" * 32, "c" * 32
+PARAMETERS: dict[str, Any] = {
+    "recipe": "lab",
+    "seed": 0,
+    "device": "auto",
+    "data": {"source": "shapes", "seed": 0},
+    "model": {"name": "lab"},
+    "train": {"learning_rate": 0.001, "num_epochs": 2},
+    "evaluate": {"batch_size": 100},
+}
+HISTORY = [
+    {"step": 2000 * n, "epoch": n, "train_loss": 2.0 / n, "validation_loss": None, "other": float("nan")}
+    for n in (1, 2, 3)
+]
+METRICS = {"test": {"accuracy": 0.5, "recall": {"plane": 0.25, "sea & sky": 0.75}}}
+
+# A stage's training, in a process of its own: argv is root, seed, how to end.
+TRAINING = f"""
+import sys, time
+from pathlib import Path
+from samebits.tracking import TrainingRecord
+root, seed, end = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+parameters = {PARAMETERS!r} | {{"seed": seed}}
+started = time.monotonic()
+with TrainingRecord(root=root, workspace=root, parameters=parameters, data_md5="{DATA}") as record:
+    for step in range(200):
+        record.report({{"step": step, "train_loss": 1.0}}, images_per_second=100.0)
+    assert time.monotonic() - started < 0.5, "training waited for MLflow"
+    if end == "wait":
+        time.sleep(60)
+    record.finish(checkpoint_md5=str(seed) * 32, history=[])
+print("trained")
+"""
+
+# Trainings with the seeds of argv[2] that reach the store in one moment: forked with MLflow imported already.
+TRAININGS = (
+    """
+import os, sys
+from samebits.tracking.store import quiet_mlflow
+quiet_mlflow()
+import mlflow.store.tracking.sqlalchemy_store
+children = []
+for seed in sys.argv[2].split(","):
+    if (pid := os.fork()) == 0:
+        sys.argv[2] = seed
+        break
+    children.append(pid)
+else:
+    sys.exit(any([os.waitpid(pid, 0)[1] for pid in children]))
+"""
+    + TRAINING
+)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database without our experiment: making one takes 4 s, copying it nothing."""
+    quiet_mlflow()
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("template") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path, empty_database: Path) -> Path:
+    """A DVC root with a git history of one commit and a migrated database."""
+    root = tmp_path / "a root"
+    root.mkdir()
+    shutil.copy(empty_database, root / "mlflow.db")
+    (root / "params.yaml").write_text("seed: 0\n")
+    (root / "dvc.yaml").write_text("stages: {}\n")
+    (root / ".gitignore").write_text("mlflow.db*\nmlartifacts/\n")
+    _git(root, "init", "--quiet")
+    _commit(root)
+    return root
+
+
+def _git(folder: Path, *arguments: str) -> None:
+    subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=folder, check=True)
+
+
+def _commit(folder: Path) -> str:
+    _git(folder, "add", "--all")
+    _git(folder, "commit", "--quiet", "--allow-empty", "--message", "a commit")
+    commit = git.commit(folder)
+    assert commit
+    return commit
+
+
+def _train(root: Path, parameters: dict[str, Any] = PARAMETERS, reported: list[dict[str, Any]] = HISTORY) -> None:
+    environment = {"processor": "a processor", "versions": {"torch": "2.13.0"}, "flags": ["avx2"]}
+    with TrainingRecord(
+        root=root, workspace=root, parameters=parameters, data_md5=DATA, environment=environment
+    ) as record:
+        for row in reported:
+            record.report(row, images_per_second=1000.0)
+        record.finish(checkpoint_md5=CHECKPOINT, history=HISTORY)
+
+
+def _evaluate(root: Path, parameters: dict[str, Any] = PARAMETERS, artifacts: list[Path] | None = None) -> None:
+    record_evaluation(
+        root=root,
+        workspace=root,
+        parameters=parameters,
+        data_md5=DATA,
+        checkpoint_md5=CHECKPOINT,
+        metrics=METRICS,
+        history=HISTORY,
+        artifacts=artifacts or [],
+    )
+
+
+def _runs(store: Store) -> list[Any]:
+    return list(store.client.search_runs([store.experiment_id]))
+
+
+def _only_run(root: Path) -> Any:
+    (run,) = _runs(open_store(root))
+    return run
+
+
+def _values(root: Path, run: Any, key: str) -> list[tuple[int, float]]:
+    history = open_store(root).client.get_metric_history(run.info.run_id, key)
+    return [(metric.step, metric.value) for metric in history]
+
+
+def _artifacts(root: Path, run: Any) -> set[str]:
+    return {file.path for file in open_store(root).client.list_artifacts(run.info.run_id)}
+
+
+LOSSES = [(row["step"], row["train_loss"]) for row in HISTORY]
+
+
+def test_a_training_and_its_evaluation_are_one_run(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    picture = root / "mlartifacts.png"
+    picture.write_bytes(b"a picture")
+    _train(root)
+    _evaluate(root, artifacts=[picture])
+
+    run = _only_run(root)
+    tags = run.data.tags
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "lab-seed0"
+    assert run.data.params["train.learning_rate"] == "0.001"
+    assert len(run.data.params) == 9
+    assert _values(root, run, "train_loss") == LOSSES
+    assert run.data.metrics["test.accuracy"] == 0.5
+    assert run.data.metrics["test.recall.sea _ sky"] == 0.75
+    assert run.data.metrics["images_per_second"] == 1000.0
+    assert not {"validation_loss", "other", "step"} & set(run.data.metrics)
+    assert _artifacts(root, run) == {"params.yaml", "dvc.yaml", "mlartifacts.png"}
+    assert (tags["samebits.data_md5"], tags["samebits.checkpoint_md5"]) == (DATA, CHECKPOINT)
+    assert tags["samebits.environment.versions.torch"] == "2.13.0"
+    assert tags["samebits.environment.flags"] == '["avx2"]'
+    assert tags["samebits.commit"] == tags["samebits.commits"] == git.commit(root)
+    assert tags["samebits.dirty"] == "false"
+    found = find_run(open_store(root), content_md5(PARAMETERS, DATA, CHECKPOINT))
+    assert found is not None and found.info.run_id == run.info.run_id
+    # Neither MLflow nor its libraries print anything.
+    assert capfd.readouterr() == ("", "")
+
+
+def test_evaluating_again_changes_nothing(root: Path) -> None:
+    for _ in range(2):
+        _evaluate(root)
+    run = _only_run(root)
+    assert _values(root, run, "test.accuracy") == [(0, 0.5)]
+    assert _values(root, run, "train_loss") == LOSSES
+
+
+def test_rows_from_before_a_resume_are_recorded_once(root: Path) -> None:
+    _train(root, reported=HISTORY[2:])
+    assert sorted(_values(root, _only_run(root), "train_loss")) == LOSSES
+
+
+def test_another_evaluation_of_one_checkpoint_is_a_run_with_the_same_history(root: Path) -> None:
+    other = copy.deepcopy(PARAMETERS)
+    other["evaluate"]["batch_size"] = 7
+    _train(root)
+    _evaluate(root)
+    _evaluate(root, other)
+
+    both = _runs(open_store(root))
+    assert sorted(run.data.params["evaluate.batch_size"] for run in both) == ["100", "7"]
+    for run in both:
+        assert run.info.status == "FINISHED"
+        assert _values(root, run, "train_loss") == LOSSES
+        assert _values(root, run, "test.accuracy") == [(0, 0.5)]
+
+
+def test_one_result_of_two_commits_is_one_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = git.commit(root)
+    _train(root)
+    _evaluate(root)
+    second = _commit(root)
+    monkeypatch.setenv("DVC_EXP_NAME", "muddy-fork")
+    _train(root)
+    run = _only_run(root)
+    _evaluate(root)
+
+    assert _only_run(root).data.tags == run.data.tags
+    assert run.data.tags["samebits.commits"] == f"{first} {second}"
+    assert run.data.tags["samebits.experiments"] == "muddy-fork"
+    assert _values(root, run, "test.accuracy") == [(0, 0.5)]
+    assert _values(root, run, "train_loss") == LOSSES
+
+
+def test_one_result_finished_twice_at_once_is_one_run(root: Path) -> None:
+    store = open_store(root)
+    trained = threading.Event()
+
+    def train() -> None:
+        with TrainingRecord(root=root, workspace=root, parameters=PARAMETERS, data_md5=DATA) as record:
+            trained.wait(30)
+            record.finish(checkpoint_md5=CHECKPOINT, history=HISTORY)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    _wait_until(lambda: _runs(store))
+    with store.lock:
+        trained.set()
+        time.sleep(0.5)
+        assert [run.info.status for run in _runs(store)] == ["RUNNING"]
+        twin = runs.create_run(store, runs.describe(root, PARAMETERS, DATA, {}))
+        runs.complete_run(store, twin, runs.result_tags(PARAMETERS, DATA, CHECKPOINT))
+    thread.join(30)
+    assert _only_run(root).info.run_id == twin
+
+
+def test_a_changed_workspace_is_recorded_with_its_patch(root: Path) -> None:
+    (root / "picture").write_bytes(b"\0before")
+    _commit(root)
+    (root / "picture").write_bytes(b"\0after")
+    (root / "params.yaml").write_text("seed: 1\n")
+    _evaluate(root)
+
+    run = _only_run(root)
+    assert run.data.tags["samebits.dirty"] == "true"
+    assert run.data.tags["samebits.commits"] == f"{git.commit(root)}-dirty"
+    patch = next((root / "mlartifacts").rglob("diff.patch"))
+    _git(root, "reset", "--quiet", "--hard")
+    _git(root, "apply", str(patch))
+    assert (root / "params.yaml").read_text() == "seed: 1\n"
+    assert (root / "picture").read_bytes() == b"\0after"
+
+
+def test_a_lost_database_is_written_again(root: Path, empty_database: Path) -> None:
+    _train(root)
+    shutil.copy(empty_database, root / "mlflow.db")
+    _evaluate(root)
+
+    run = _only_run(root)
+    assert run.info.status == "FINISHED"
+    assert _values(root, run, "train_loss") == LOSSES
+    assert run.data.metrics["test.accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")]
+)
+def test_an_exception_ends_the_run(root: Path, error: type[BaseException], status: str) -> None:
+    with (
+        pytest.raises(error),
+        TrainingRecord(root=root, workspace=root, parameters=PARAMETERS, data_md5=DATA) as record,
+    ):
+        record.report(HISTORY[0])
+        raise error
+    run = _only_run(root)
+    assert run.info.status == status
+    assert "samebits.content" not in run.data.tags
+    assert _values(root, run, "train_loss") == LOSSES[:1]
+
+
+def test_the_store_lies_in_the_dvc_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs.db")
+    assert tracking_uri(tmp_path) == f"sqlite:///{tmp_path}/runs.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////elsewhere/runs.db")
+    assert tracking_uri(tmp_path) == "sqlite:////elsewhere/runs.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    assert tracking_uri(tmp_path) == "http://server"
+
+
+def test_git_ignores_what_dvc_writes(root: Path, tmp_path: Path) -> None:
+    (root / "dvc.lock").write_text("a\n")
+    (root / "metrics").mkdir()
+    (root / "metrics" / "test.json").write_text("{}\n")
+    _commit(root)
+    (root / "dvc.lock").write_text("b\n")
+    (root / "metrics" / "test.json").write_text("[]\n")
+    assert not git.is_dirty(root)
+    (root / "dvc.yaml").write_text("stages: {a: {cmd: b}}\n")
+    assert git.is_dirty(root)
+
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    assert (git.commit(nothing), git.diff(nothing)) == (None, b"")
+    _git(nothing, "init", "--quiet")
+    assert (git.commit(nothing), git.diff(nothing)) == (None, b"")
+
+
+def test_importing_the_package_does_not_import_mlflow() -> None:
+    code = "import sys, samebits.tracking; sys.exit('mlflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(SOURCE)}, check=True)
+
+
+# Processes of their own
+
+
+def _start(
+    root: Path,
+    seeds: str = "0",
+    end: str = "well",
+    script: str = TRAINING,
+    wrap: tuple[str, ...] = (),
+    **environment: str,
+) -> Any:
+    return subprocess.Popen(
+        [*wrap, sys.executable, "-c", script, str(root), seeds, end],
+        env={**os.environ, "PYTHONPATH": str(SOURCE), **environment},
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _assert_one_warning(process: Any, seconds: float) -> None:
+    started = time.monotonic()
+    try:
+        output, errors = process.communicate(timeout=seconds + 5)
+    finally:
+        process.kill()
+    assert (process.returncode, output) == (0, "trained\n"), errors
+    assert len(errors.splitlines()) == 1, errors
+    assert errors.startswith("warning: MLflow did not record this training (")
+    assert errors.endswith("); the result itself is complete\n")
+    assert time.monotonic() - started < seconds
+
+
+def test_eight_trainings_start_at_once_without_a_database(tmp_path: Path) -> None:
+    with _start(tmp_path, "0,1,2,3,4,5,6,7", script=TRAININGS) as process:
+        assert process.communicate(timeout=120) == ("trained\n" * 8, "")
+        assert process.returncode == 0
+    finished = _runs(open_store(tmp_path))
+    assert sorted(run.data.params["seed"] for run in finished) == [str(seed) for seed in range(8)]
+    assert {run.info.status for run in finished} == {"FINISHED"}
+    assert all(len(_values(tmp_path, run, "train_loss")) == 200 for run in finished)
+    assert not list(tmp_path.rglob("mlruns"))
+
+
+def test_a_killed_trainings_run_is_closed_by_the_next(root: Path) -> None:
+    store = open_store(root)
+    with _start(root, "1", "wait") as killed, _start(root, "2", "wait") as alive:
+        try:
+            _wait_until(lambda: sum("train_loss" in run.data.metrics for run in _runs(store)) == 2)
+            killed.send_signal(signal.SIGKILL)
+            # Not waited for here: a process that is only a zombie is gone as well.
+            _wait_until(lambda: _is_zombie(killed.pid))
+            _train(root)
+            status = {run.data.params["seed"]: run.info.status for run in _runs(store)}
+            assert status == {"0": "FINISHED", "1": "KILLED", "2": "RUNNING"}
+        finally:
+            alive.kill()
+
+
+def test_a_process_number_used_again_does_not_keep_a_run_alive(root: Path) -> None:
+    _train(root)
+    store = open_store(root)
+    run_id = _only_run(root).info.run_id
+    store.client.update_run(run_id, status="RUNNING")
+    _evaluate(root)
+    assert _only_run(root).info.status == "RUNNING"
+    store.client.set_tag(run_id, "samebits.process_started", "1000000000.0")
+    _evaluate(root)
+    assert _only_run(root).info.status == "KILLED"
+
+
+def _wait_until(condition: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _is_zombie(pid: int) -> bool:
+    return " Z " in Path(f"/proc/{pid}/stat").read_text()
+
+
+def test_no_server_costs_a_warning(tmp_path: Path) -> None:
+    _assert_one_warning(_start(tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9"), seconds=15)
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """Accepts every connection (the kernel does) and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_server_that_never_answers_costs_a_warning(tmp_path: Path, silent_server: str) -> None:
+    _assert_one_warning(_start(tmp_path, MLFLOW_TRACKING_URI=silent_server), seconds=25)
+
+
+def test_an_evaluation_without_a_store_costs_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "htp://a:secret@server")
+    _evaluate(tmp_path)
+    output, errors = capfd.readouterr()
+    assert output == "" and "secret" not in errors and len(errors.splitlines()) == 1
+    assert errors.startswith("warning: MLflow did not record this evaluation (")
+
+
+def test_a_corrupt_database_costs_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"not a database" * 1000)
+    _assert_one_warning(_start(tmp_path), seconds=15)
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o000])
+def test_a_database_without_permission_costs_a_warning(root: Path, mode: int) -> None:
+    (root / "mlflow.db").chmod(mode)
+    wrap: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root may write everywhere, and there is no setpriv to stop it")
+        dropped = "-dac_override,-dac_read_search"
+        wrap = ("setpriv", f"--bounding-set={dropped}", f"--inh-caps={dropped}")
+    _assert_one_warning(_start(root, wrap=wrap), seconds=15)
