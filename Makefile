@@ -4,21 +4,26 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test ui lint
+.PHONY: help run test ui lint check-lock
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 run: $(VENV)/installed  ## get the data, run the pipeline, show the result
 	@samebits run
 
 test: $(VENV)/installed-dev  ## run all tests
-	python -m pytest --cov --cov-report=term
+	python -m pytest -n auto --maxprocesses 4 --cov --cov-report=term
 
 lint: $(VENV)/installed-dev  ## check format, style and types
 	ruff format --check .
 	ruff check .
 	mypy
+
+check-lock: $(VENV)/installed  ## check that dvc.lock is the result of this code and these parameters
+	@planned=$$(dvc repro --dry --allow-missing) || exit 1; \
+	stale=$$(echo "$$planned" | sed -n "s/^Running stage '\(.*\)':$$/\1/p" | paste -sd' '); \
+	test -z "$$stale" || { echo "dvc.lock is not the result of this code and params.yaml ($$stale): run dvc repro" >&2; exit 1; }
 
 ui: $(VENV)/installed  ## open the tracking page of this project's runs
 	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}

@@ -52,6 +52,15 @@ class Repository:
         return self.run("git", "status", "--porcelain").stdout
 
 
+def require_program(program: str, package: str) -> None:
+    """Skip the test where a program of a Debian package is missing; fail it where all tests have to run."""
+    if shutil.which(program) is None:
+        reason = f"needs {program}: apt-get install {package}"
+        if os.environ.get("SAMEBITS_REQUIRE_ALL_TESTS"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
 def stages_run(output: str) -> list[str]:
     """Give the names of the stages that DVC says it ran."""
     return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage ")]

@@ -98,3 +98,12 @@ def test_outside_a_clone_it_says_so(tmp_path: Path) -> None:
 def test_help_names_every_target(fresh: Repository) -> None:
     output = make(fresh, "help")
     assert all(f"make {target}" in output for target in ("run", "test", "ui", "help"))
+
+
+def test_a_lock_that_is_not_the_result_of_this_code_is_found_in_a_bare_clone(done: Repository, tmp_path: Path) -> None:
+    clone = Repository(tmp_path / "clone")
+    done.run("git", "clone", "--quiet", str(done.root), str(clone.root))
+    assert make(clone, "check-lock") == ""
+    clone.edit(lambda values: values["recipes"]["lab"]["train"].update(momentum=0.8))
+    failed = clone.run("make", "--old-file=.venv/installed", "check-lock", ok=False)
+    assert failed.returncode != 0 and "(train evaluate): run dvc repro" in failed.stderr
