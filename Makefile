@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test ui lint check-lock
+.PHONY: help run test ui lint check-lock golden
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -24,6 +24,9 @@ check-lock: $(VENV)/installed  ## check that dvc.lock is the result of this code
 	@planned=$$(dvc repro --dry --allow-missing) || exit 1; \
 	stale=$$(echo "$$planned" | sed -n "s/^Running stage '\(.*\)':$$/\1/p" | paste -sd' '); \
 	test -z "$$stale" || { echo "dvc.lock is not the result of this code and params.yaml ($$stale): run dvc repro" >&2; exit 1; }
+
+golden: $(VENV)/installed  ## record the first training steps of each recipe for this kind of machine
+	python -m samebits.verification.golden tests/golden.json
 
 ui: $(VENV)/installed  ## open the tracking page of this project's runs
 	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}

@@ -1,6 +1,7 @@
 """evaluate: from a trained network to its metrics, predictions and pictures."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from samebits import atomic, checkpoint, params, runtime, stage, tracking
 from samebits.data import prepared
 from samebits.evaluation import inference, metrics, predictions
 from samebits.reporting import pictures
-from samebits.training import history
+from samebits.training import history, resume
 
 PREPARED = Path("data/prepared")
 MODEL = Path("data/model")
@@ -25,7 +26,11 @@ def main(settings: params.Params) -> None:
     device = runtime.choose_device(settings.device)
     runtime.make_deterministic(evaluate.num_threads)
     environment = runtime.environment(device, evaluate.num_threads)
-    trained = checkpoint.load(MODEL / "checkpoint.safetensors")
+    weights = MODEL / "checkpoint.safetensors"
+    checkpoint_md5 = tracking.file_md5(weights)
+    if "DVC_STAGE" in os.environ:  # then DVC has recorded the training, and its resume points are done with
+        resume.forget(stage.scratch(), checkpoint_md5)
+    trained = checkpoint.load(weights)
     description = trained.description
     test = prepared.read_split(PREPARED, "test")
     logits = inference.predict_logits(trained.network().to(device), test.images.to(device), evaluate.batch_size)
@@ -51,9 +56,9 @@ def main(settings: params.Params) -> None:
         workspace=Path.cwd(),
         parameters=settings.resolved(),
         data_md5=tracking.file_md5(PREPARED / prepared.DESCRIPTION),
-        checkpoint_md5=tracking.file_md5(MODEL / "checkpoint.safetensors"),
+        checkpoint_md5=checkpoint_md5,
         metrics=measured,
-        history=rows.to_dict("records"),
+        history=[{str(name): value for name, value in row.items()} for row in rows.to_dict("records")],
         artifacts=sorted(PLOTS.glob("*.png")),
         environment=environment,
     )

@@ -25,11 +25,27 @@ class Repository:
 
     def run(self, *command: str, ok: bool = True, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run a command in it; by default it has to succeed."""
-        values = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-        values |= IDENTITY | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"} | environment
+        values = self.environment() | environment
         done = subprocess.run(command, cwd=self.root, env=values, capture_output=True, text=True)
         assert not ok or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
         return done
+
+    def start(self, *command: str) -> "subprocess.Popen[str]":
+        """Start a command in a process group of its own; its output is text on one pipe."""
+        return subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Give the environment of a user: nothing of the process that runs the tests, its Python first."""
+        values = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+        return values | IDENTITY | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
     def repro(self, *arguments: str) -> list[str]:
         """Run `dvc repro`; give the names of the stages that really ran."""

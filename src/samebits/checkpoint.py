@@ -4,12 +4,13 @@ A safetensors file holds tensors and text, so opening one that a stranger made r
 """
 
 import json
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -34,9 +35,18 @@ class Checkpoint:
             classes = self.description.class_names
             network = models.build(model, self.description.image_shape, len(classes), seed=0)
             network.load_state_dict(self.weights)
-        except (KeyError, ValidationError, RuntimeError) as error:
-            raise UserError(f"the checkpoint does not describe a network of this version: {error}") from None
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"the checkpoint does not describe a network of this version: {_one_line(error)}") from None
         return network.eval()
+
+
+class _Meaning(BaseModel):
+    """The text beside the weights. Read as strictly as params.yaml: anybody may have written it."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    recipe: dict[str, Any]
+    description: Description
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -46,7 +56,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     meaning = {"recipe": checkpoint.recipe, "description": checkpoint.description.to_json()}
     with atomic.replacing(path) as temporary:
         try:
-            save_file(weights, temporary, {"samebits": json.dumps(meaning)})
+            save_file(weights, temporary, {"samebits": json.dumps(meaning, sort_keys=True)})
         except SafetensorError as error:
             raise UserError(f"{path} could not be written: {error}") from None
 
@@ -55,10 +65,20 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint. Raises UserError where `path` is missing, damaged or something else."""
     try:
         with safe_open(path, framework="pt") as file:
-            meaning = json.loads((file.metadata() or {})["samebits"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}
-        return Checkpoint(weights, meaning["recipe"], Description.from_json(meaning["description"]))
+            meaning = _Meaning.model_validate_json((file.metadata() or {}).get("samebits", ""))
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        return Checkpoint(weights, meaning.recipe, meaning.description)
     except FileNotFoundError:
         raise UserError(f"{path} is not there: run `dvc repro`") from None
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a checkpoint of samebits, or is damaged ({error})") from None
+    except (SafetensorError, ValidationError, OSError) as error:
+        raise UserError(f"{path} is not a checkpoint of samebits, or is damaged ({_one_line(error)})") from None
+
+
+def _one_line(error: Exception) -> str:
+    """Shorten what pydantic and PyTorch spread over many lines, and what a stranger wrote for the terminal to obey."""
+    text = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        text = ": ".join([*(str(part) for part in first["loc"]), first["msg"]])
+    text = textwrap.shorten(text, 300, placeholder=" ...")
+    return "".join(character if character.isprintable() else "?" for character in text)

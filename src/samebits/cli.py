@@ -15,21 +15,39 @@ from samebits.repository import git, pipeline
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit code 1."""
+    """Run the command line; a user's mistake is one line on stderr and the command's own exit code."""
     parser = argparse.ArgumentParser(prog="samebits", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("run", help="get the data, run the pipeline, show the result")
-    command.set_defaults(action=run)
+    command.set_defaults(action=run, mistake=1)
+    command = commands.add_parser(
+        "verify",
+        help="run a revision once more, from nothing, and compare every output with its dvc.lock",
+        epilog="Exit code: 0 identical, 1 different, 2 could not be run.",
+    )
+    command.add_argument(
+        "revision", metavar="REV", nargs="?", default="HEAD", help="commit, branch, tag or DVC experiment"
+    )
+    command.add_argument("--stage", metavar="NAME", help="run no further than this stage")
+    command.set_defaults(action=verify, mistake=2)
     arguments = parser.parse_args()
     try:
-        sys.exit(arguments.action(Path.cwd()))
+        sys.exit(arguments.action(Path.cwd(), arguments))
     except UserError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(arguments.mistake)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def run(root: Path) -> int:
+def verify(folder: Path, arguments: argparse.Namespace) -> int:
+    """Run a revision once more, from nothing, and compare its outputs with what it recorded."""
+    from samebits.verification.verify import verify  # here, for `samebits run` has no use for it
+
+    return verify(folder, arguments.revision, arguments.stage)
+
+
+def run(root: Path, _: argparse.Namespace) -> int:
     """Get the data, run the pipeline and show the result; without CIFAR-10, an experiment on the embedded data."""
     if not (root / "dvc.yaml").is_file():
         raise UserError(f"{root} has no dvc.yaml: run this in the root of a clone of samebits")

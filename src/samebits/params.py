@@ -78,6 +78,7 @@ class Params(_Section):
     recipe: str
     seed: Seed
     device: Literal["auto", "cpu", "cuda"]
+    checkpoint_every_seconds: Annotated[float, Field(gt=0)]
     data: Data
     recipes: Annotated[dict[str, Recipe], Field(min_length=1)]
 

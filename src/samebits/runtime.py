@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 
 from samebits.errors import UserError
 
@@ -24,7 +24,10 @@ _INSTRUCTION_SETS = (
     *("asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2", "svebf16"),
 )
 # Settings of the mathematics libraries that change bits and show nowhere else.
-_MATH_VARIABLES = ("MKL_CBWR", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE")
+_MATH_VARIABLES = (
+    *("MKL_CBWR", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS"),
+    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
+)
 
 
 def choose_device(name: str) -> torch.device:
@@ -59,9 +62,16 @@ def check_pins(lock: Path = LOCK) -> None:
 
 
 def pins(lock: Path) -> list[Requirement]:
-    """Read the requirements of a lock file, one `name==version` a line."""
-    lines = (line.partition("#")[0].strip() for line in lock.read_text(encoding="utf-8").splitlines())
-    return [Requirement(line) for line in lines if line]
+    """Read the requirements of a lock file, one `name==version` a line. Raises UserError where that fails."""
+    try:
+        lines = [line.partition("#")[0].strip() for line in lock.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise UserError(f"{lock.name} is not there: restore it with `git checkout {lock.name}`") from None
+    try:
+        return [Requirement(line) for line in lines if line]
+    except InvalidRequirement as error:
+        message = str(error).splitlines()[0]
+        raise UserError(f"{lock.name} must say name==version on each line: {message}") from None
 
 
 def environment(device: torch.device, num_threads: int) -> dict[str, Any]:
@@ -86,6 +96,7 @@ def environment(device: torch.device, num_threads: int) -> dict[str, Any]:
             "num_multiprocessors": properties.multi_processor_count,
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
+            "cublas_workspace": os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""),
         }
     return description
 

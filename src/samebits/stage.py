@@ -1,6 +1,7 @@
 """How a stage runs: on the code beside it, with checked parameters; a user's mistake is one line and exit code 1."""
 
 import errno
+import hashlib
 import os
 import sys
 from collections.abc import Callable
@@ -38,6 +39,23 @@ def run(main: Callable[[params.Params], None], script: str) -> None:
 def repository_root() -> Path:
     """The root of the user's repository: also from a temporary experiment, whose working folder is a copy inside it."""
     return Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve()
+
+
+def scratch() -> Path:
+    """Where resume points lie: beside DVC's outputs, in no commit and no cache, shared by all experiments."""
+    return repository_root() / ".samebits" / "resume"
+
+
+def loaded_code() -> dict[str, str]:
+    """Give the SHA-256 of each file of samebits that this process has imported; tracking and git decide no bits."""
+    package = Path(samebits.__file__).parent
+    files = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+    code = {str(file.relative_to(package)): file for file in files if file.is_relative_to(package)}
+    return {
+        name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for name, file in sorted(code.items())
+        if not name.startswith(("tracking", "repository"))
+    }
 
 
 def _require_code_beside(script: Path) -> None:

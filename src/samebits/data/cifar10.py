@@ -1,15 +1,19 @@
 """CIFAR-10 (Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009): found, verified or downloaded."""
 
 import errno
+import http.client
 import os
+import shutil
 import socket
+import ssl
 import tarfile
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +30,20 @@ ARCHIVE = "cifar-10-python.tar.gz"
 CLASS_NAMES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # A network that answers nothing must cost less than 20 s: one deadline for the first answer, one for each read.
 _TIMEOUT_SECONDS = 12.0
+_NETWORK_ERRORS = (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, TimeoutError, ConnectionError)
+# What torchvision and tarfile raise for bytes that are not the published ones.
+_CONTENT_ERRORS = (RuntimeError, tarfile.TarError, EOFError)
+_DOWNLOADING = ".download-"
+_DAY_SECONDS = 24 * 3600
 
 
-class CannotHave(UserError):
-    """The data is not here and cannot be downloaded; `reason` says why, the whole also what to do."""
+class CannotHave(UserError):  # noqa: N818
+    """The data is not in `raw` and cannot be downloaded; `reason` says why, the whole also what to do."""
 
-    def __init__(self, why: str) -> None:
+    def __init__(self, why: str, raw: Path) -> None:
         self.reason = f"CIFAR-10 cannot be had: {' '.join(why.split())}"
         super().__init__(
-            f"{self.reason}; put {ARCHIVE} into data/raw, or set SAMEBITS_DATA to a folder that holds it, "
+            f"{self.reason}; put {ARCHIVE} into {raw}, or set SAMEBITS_DATA to a folder that holds it, "
             "or set data.source to shapes in params.yaml"
         )
 
@@ -57,22 +66,32 @@ def read(raw: Path, dataset: "type[CIFAR10] | None" = None) -> RawDataset:
 
 def is_at_hand(raw: Path) -> bool:
     """Tell whether the data need not be downloaded: it is in `raw`, or the user has named a folder of their own."""
-    return bool(os.environ.get("SAMEBITS_DATA")) or (raw / FOLDER).exists() or (raw / ARCHIVE).exists()
+    # A link to nothing counts as well: its target is to be mended, not silently downloaded.
+    found = (path.exists() or path.is_symlink() for path in (raw / FOLDER, raw / ARCHIVE))
+    return bool(os.environ.get("SAMEBITS_DATA")) or raw.is_file() or any(found)
 
 
 def download(raw: Path, dataset: "type[CIFAR10] | None" = None) -> None:
-    """Download into `raw`, with a progress bar; what is there afterwards is whole. Raises CannotHave."""
+    """Download into `raw`, with a progress bar; what is there afterwards is whole.
+
+    Raises CannotHave where the network does not give it, UserError where `raw` cannot be written.
+    """
     dataset = dataset or _published()
-    _require_answer(dataset.url)
-    raw.mkdir(parents=True, exist_ok=True)
+    _require_answer(dataset.url, raw)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_SECONDS)
     try:
-        with tempfile.TemporaryDirectory(prefix=".download-", dir=raw) as folder:
+        raw.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(raw)
+        with tempfile.TemporaryDirectory(prefix=_DOWNLOADING, dir=raw) as folder:
             dataset(folder, download=True)
             _move_into_place(Path(folder) / FOLDER, raw / FOLDER)
-    except (urllib.error.URLError, TimeoutError, ConnectionError, RuntimeError, tarfile.TarError, EOFError) as error:
-        raise CannotHave(f"the download from {dataset.url} broke off ({error})") from error
+    except (*_NETWORK_ERRORS, *_CONTENT_ERRORS) as error:
+        raise CannotHave(f"the download from {dataset.url} failed ({error})", raw) from error
+    except OSError as error:
+        raise UserError(
+            f"CIFAR-10 could not be downloaded into {raw} ({error.strerror}): mend that, or set data.path to another folder"
+        ) from error
     finally:
         socket.setdefaulttimeout(before)
 
@@ -80,10 +99,11 @@ def download(raw: Path, dataset: "type[CIFAR10] | None" = None) -> None:
 def _published() -> "type[CIFAR10]":
     from samebits.data.vision import CIFAR10  # here, for it takes seconds to import torchvision
 
-    return CIFAR10
+    published: type[CIFAR10] = CIFAR10
+    return published
 
 
-def _require_answer(url: str) -> None:
+def _require_answer(url: str, raw: Path) -> None:
     """Raise CannotHave unless the server answers in time; a thread, for name look-ups obey no time-out."""
     answers: list[Exception | None] = []
 
@@ -99,9 +119,17 @@ def _require_answer(url: str) -> None:
     thread.start()
     thread.join(_TIMEOUT_SECONDS)
     if not answers:
-        raise CannotHave(f"{url} did not answer within {_TIMEOUT_SECONDS:.0f} seconds")
+        raise CannotHave(f"{url} did not answer within {_TIMEOUT_SECONDS:.0f} seconds", raw)
     if answers[0] is not None:
-        raise CannotHave(f"{url} could not be reached ({answers[0]})")
+        raise CannotHave(f"{url} could not be reached ({answers[0]})", raw)
+
+
+def _remove_leftovers(raw: Path) -> None:
+    """Remove what killed downloads left. A younger one may still be running, on another machine too."""
+    for folder in raw.glob(f"{_DOWNLOADING}*"):
+        with suppress(FileNotFoundError):  # it has just ended
+            if time.time() - folder.stat().st_mtime > _DAY_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _move_into_place(source: Path, target: Path) -> None:
@@ -125,12 +153,19 @@ def _extracted(folder: Path, is_chosen: bool, dataset: "type[CIFAR10]") -> Itera
         if not check_integrity(archive, dataset.tgz_md5):
             raise _damaged(archive, dataset.tgz_md5, is_chosen)
         with tempfile.TemporaryDirectory(prefix="samebits-") as temporary:
-            with tarfile.open(archive) as tar:
-                tar.extractall(temporary, filter="data")
+            try:
+                with tarfile.open(archive) as tar:
+                    tar.extractall(temporary, filter="data")
+            except OSError as error:
+                raise UserError(
+                    f"{archive} could not be unpacked into {temporary} ({error.strerror}): "
+                    "make room there, or set TMPDIR to another folder"
+                ) from error
             yield Path(temporary)
     else:
-        named = "SAMEBITS_DATA names" if is_chosen else "data.path names"
-        raise UserError(f"{named} {folder}, which holds neither {FOLDER} nor {ARCHIVE}")
+        variable = "SAMEBITS_DATA" if is_chosen else "data.path"
+        what = f"which holds neither {FOLDER} nor {ARCHIVE}" if folder.is_dir() else "where nothing is"
+        raise UserError(f"{variable} names {folder}, {what}: put the folder {FOLDER} or the file {ARCHIVE} there")
 
 
 def _read_split(root: Path, is_train: bool, is_chosen: bool, dataset: "type[CIFAR10]") -> RawSplit:
@@ -149,6 +184,11 @@ def _read_split(root: Path, is_train: bool, is_chosen: bool, dataset: "type[CIFA
 
 
 def _damaged(path: Path, md5: str, is_chosen: bool) -> UserError:
-    what = f"is damaged: its MD5 is not {md5}" if path.is_file() else "is missing"
-    remedy = "mend the folder that SAMEBITS_DATA names" if is_chosen else f"remove {path.parent} to download it again"
+    if path.is_file():
+        what = f"is damaged: its MD5 is not {md5}"
+    else:
+        what = "is no file" if path.exists() or path.is_symlink() else "is missing"
+    # A batch is downloaded with all the others or not at all.
+    removable = path.parent if path.parent.name == FOLDER else path
+    remedy = "mend what SAMEBITS_DATA names" if is_chosen else f"remove {removable} to download it again"
     return UserError(f"{path} {what}; {remedy}")

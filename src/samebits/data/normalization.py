@@ -46,7 +46,7 @@ def of_images(kind: str, images: NDArray[np.uint8]) -> Normalization:
     """Give the normalization of `kind` (per_channel, half, none) for training images (N, height, width, channels).
 
     per_channel takes mean and standard deviation over all pixels of a channel (Krizhevsky 2009 and the lab), from
-    integer sums. Raises UserError where a channel never varies.
+    integer sums. Raises UserError where a channel never varies, or so rarely that float16 cannot hold the result.
     """
     num_channels = images.shape[-1]
     match kind:
@@ -59,9 +59,11 @@ def of_images(kind: str, images: NDArray[np.uint8]) -> Normalization:
         case _:
             raise ValueError(f"unknown normalization {kind!r}")
     means, stds = zip(*moments, strict=True)
-    if 0 in stds:
+    smallest = min(stds)
+    if smallest < 1 / np.finfo(np.float16).max:
         raise UserError(
-            f"channel {stds.index(0)} has one value in all training images: set data.normalization to half or none"
+            f"channel {stds.index(smallest)} has one value in {'all' if smallest == 0 else 'nearly all'} training images: "
+            "set data.normalization to half or none in params.yaml"
         )
     return Normalization(means, stds)
 

@@ -73,24 +73,31 @@ def write(folder: Path, description: Description, splits: dict[str, RawSplit]) -
 
 
 def read_description(folder: Path) -> Description:
-    """Read `dataset.json`. Raises UserError where prepare has not run."""
+    """Read `dataset.json`. Raises UserError where it is missing or damaged."""
     path = folder / DESCRIPTION
     try:
         return Description.from_json(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{path} is not there: run `dvc repro`") from None
+    except (ValueError, KeyError, TypeError, IsADirectoryError) as error:
+        raise _damaged(path, error) from None
 
 
 def read_split(folder: Path, name: str) -> Split:
     """Read one split of SPLITS into memory. Raises UserError where it is missing or damaged."""
     path = folder / f"{name}.safetensors"
     try:
+        path.open("rb").close()  # safe_open takes whatever it may not read for missing
         with safe_open(path, framework="pt") as file:
             return Split(file.get_tensor("images"), file.get_tensor("labels"))
     except FileNotFoundError:
         raise UserError(f"{path} is not there: run `dvc repro`") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged ({error}): remove it and run `dvc repro`") from None
+    except (SafetensorError, IsADirectoryError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is damaged ({error}): remove it and run `dvc repro`")
 
 
 def _write_split(path: Path, description: Description, images: NDArray[np.float16], labels: NDArray[np.int64]) -> str:

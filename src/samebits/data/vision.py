@@ -1,5 +1,6 @@
 """torchvision, also beside a PyTorch that its native part was not built for. Nothing else imports torchvision."""
 
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,7 +29,10 @@ def _declare_operators() -> torch.library.Library | None:
 
 _LIBRARY = _declare_operators()  # declarations last as long as this object
 
-from torchvision.datasets import CIFAR10  # noqa: E402
+from torchvision.datasets import CIFAR10, utils  # noqa: E402
 from torchvision.datasets.utils import check_integrity  # noqa: E402
+
+# A download's progress bar is for terminals: to tqdm, None means hidden unless standard error is one.
+utils.tqdm = partial(utils.tqdm, disable=None)
 
 __all__ = ["CIFAR10", "check_integrity"]

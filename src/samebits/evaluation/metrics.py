@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
+from samebits.errors import UserError
+
 NUM_BINS = 15
 
 
@@ -52,8 +54,13 @@ def summarize(
 
     `accuracy_low` and `accuracy_high` bound the accuracy's 95 % interval (Wilson 1927). `per_class.<name>.accuracy` is the
     share of that class's images classified right, `precision` the share of the images classified so that are of it; 0
-    where there are none.
+    where there are none. Raises UserError for probabilities of a diverged network, which are not numbers.
     """
+    if not np.isfinite(probabilities).all():
+        raise UserError(
+            "the network's outputs are not finite numbers, so its training diverged: "
+            "lower train.learning_rate of this recipe in params.yaml"
+        )
     counts = confusion_counts(labels, probabilities.argmax(axis=1), len(class_names))
     right, total = int(counts.trace()), int(counts.sum())
     interval = binomtest(right, total).proportion_ci(confidence_level=0.95, method="wilson")
@@ -70,7 +77,7 @@ def summarize(
         "accuracy": _share(right, total),
         "accuracy_low": round(float(interval.low), 6),
         "accuracy_high": round(float(interval.high), 6),
-        "loss": round(float(loss), 6),
+        "loss": round(float(loss), 6) + 0.0,  # 0.0 where rounding gives -0.0
         "calibration_error": round(calibration(probabilities, labels).error, 6),
         "per_class": per_class,
     }

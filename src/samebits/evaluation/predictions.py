@@ -14,7 +14,7 @@ def write(
 ) -> None:
     """Write index, true and predicted class by name, and each class's probability, as CSV.
 
-    Nine digits tell all float32 values apart, so `read` gives the same `probabilities` (N, classes) again.
+    Nine digits tell all float32 values apart, so whoever reads it has the same `probabilities` (N, classes) again.
     """
     names = np.array(class_names)
     table = pandas.DataFrame({"index": range(len(labels)), "true": names[labels]})

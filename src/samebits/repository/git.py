@@ -7,10 +7,34 @@ from pathlib import Path
 _WRITTEN_BY_DVC = (":!dvc.lock", ":!metrics")
 
 
-def commit(workspace: Path) -> str | None:
-    """The full hash of the commit that `workspace` stands on."""
-    output = _git(workspace, "rev-parse", "--verify", "--quiet", "HEAD")
+def top_folder(folder: Path) -> Path | None:
+    """The root of the repository that `folder` lies in."""
+    output = _git(folder, "rev-parse", "--show-toplevel").decode().strip()
+    return Path(output) if output else None
+
+
+def commit(workspace: Path, revision: str = "HEAD") -> str | None:
+    """The full hash of a commit: the one that `workspace` stands on, or that `revision` names."""
+    output = _git(workspace, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
     return output.decode().strip() or None
+
+
+def experiments(workspace: Path, name: str) -> list[str]:
+    """The commits of the DVC experiments that are called `name`, on whatever commits they are based."""
+    listed = _git(workspace, "for-each-ref", "--format=%(objectname) %(refname:lstrip=4)", "refs/exps").decode()
+    return [line.split()[0] for line in listed.splitlines() if line.split()[1:] == [name]]
+
+
+def uncommitted(workspace: Path) -> list[str]:
+    """The files that no commit holds as they are in `workspace`, also untracked ones."""
+    listed = _git(workspace, "status", "--porcelain", "--no-renames", "-z").decode(errors="replace")
+    return [entry[3:] for entry in listed.split("\0") if entry]
+
+
+def changed_since(workspace: Path, record: str, revision: str, folder: str) -> list[str]:
+    """The files under `folder` that `revision` holds otherwise than the commit that last changed the file `record`."""
+    last = _git(workspace, "rev-list", "-1", revision, "--", record).decode().strip()
+    return _git(workspace, "diff", "--name-only", last, revision, "--", folder).decode().splitlines() if last else []
 
 
 def diff(workspace: Path) -> bytes:

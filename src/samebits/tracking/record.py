@@ -34,7 +34,9 @@ class TrainingRecord:
         parameters: Mapping[str, Any],
         data_md5: str,
         environment: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
     ) -> None:
+        self.run_id = run_id  # of the run to go on with; that of a new run as soon as it is there
         self._root = root
         self._workspace = workspace
         self._parameters = parameters
@@ -80,8 +82,11 @@ class TrainingRecord:
         description = runs.describe(self._workspace, self._parameters, self._data_md5, self._environment)
         store = open_store(self._root)
         runs.close_abandoned(store)
-        run_id = runs.create_run(store, description)
-        logged: set[tuple[str, int]] = set()
+        logged = runs.reopen_run(store, self.run_id) if self.run_id else None
+        if self.run_id is None or logged is None:
+            self.run_id = runs.create_run(store, description)
+            logged = set()
+        run_id = self.run_id
         while not self._ended.wait(FLUSH_SECONDS):
             self._flush(store, run_id, logged)
         self._flush(store, run_id, logged)
@@ -92,7 +97,7 @@ class TrainingRecord:
         tags = runs.result_tags(self._parameters, self._data_md5, self._checkpoint_md5)
         with store.lock:
             twin = runs.find_run(store, tags["samebits.content"])
-            if twin:
+            if twin and twin.info.run_id != run_id:
                 runs.add_origin(store, twin, description)
                 store.client.set_terminated(run_id, "FINISHED")
                 store.client.delete_run(run_id)

@@ -94,6 +94,24 @@ def create_run(store: Store, description: Description) -> str:
     return run_id
 
 
+def reopen_run(store: Store, run_id: str) -> set[tuple[str, int]] | None:
+    """Make a run that was killed RUNNING again, now of this process; what it has logged as pairs of metric and step.
+
+    None where this store does not have it (any more).
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = store.client.get_run(run_id)
+    except MlflowException:
+        return None
+    if run.info.lifecycle_stage != "active":
+        return None
+    log(store, run_id, tags=_process_tags())
+    store.client.update_run(run_id, status="RUNNING")
+    return {(key, metric.step) for key in run.data.metrics for metric in store.client.get_metric_history(run_id, key)}
+
+
 def find_run(store: Store, content: str) -> "Run | None":
     """The run of the result with this `content_md5`; the oldest where there are several."""
     runs = _search(store, f"tags.`samebits.content` = '{content}'")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samebits import atomic
+from samebits.errors import UserError
 
 if TYPE_CHECKING:
     import pandas
@@ -35,10 +36,16 @@ def write(path: Path, reports: list[Report]) -> None:
 
 
 def read(path: Path) -> "pandas.DataFrame":
-    """Read a history as a table with the columns of `Report`; NaN where nothing was measured."""
+    """Read a history as a table with the columns of `Report`; NaN where nothing was measured.
+
+    Raises UserError where it is missing.
+    """
     import pandas
 
-    return pandas.read_csv(path)
+    try:
+        return pandas.read_csv(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there: run `dvc repro`") from None
 
 
 def _text(value: float | None) -> str:

@@ -3,11 +3,12 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim import Optimizer
 from tqdm import tqdm
 
 from samebits import params
@@ -18,75 +19,132 @@ from samebits.generators import generator
 from samebits.training import optimizers
 from samebits.training.history import Report
 
-# Images gathered and converted at once: enough to make it nearly free, few enough for the processor's cache.
-_IMAGES_PER_CHUNK = 2000
+# Images gathered and converted at once, and trained between two moments at which the training can be resumed.
+_IMAGES_PER_CHUNK = 1000
 
+# All that a training needs to go on as if it had never stopped: numbers, text, tensors, and lists and dicts of them.
+State = dict[str, Any]
 # Called with each report and the images trained a second so far; a clock decides the latter, so no output may hold it.
 OnReport = Callable[[Report, float], None]
+# Called where the training could be resumed, with the number of steps so far and a function that gives the state.
+OnPause = Callable[[int, Callable[[], State]], None]
 
 
 def train(
-    network: nn.Module, data: Split, validation: Split, settings: params.Train, seed: int, on_report: OnReport
+    network: nn.Module,
+    data: Split,
+    validation: Split,
+    settings: params.Train,
+    seed: int,
+    on_report: OnReport,
+    on_pause: OnPause | None = None,
+    resume_from: State | None = None,
 ) -> list[Report]:
     """Train `network` in place on `data`, which lies on its device, and return the history.
 
     Every `report_every_steps` mini-batches of an epoch, and at its end, the running loss is reported. Each epoch visits
-    every image once, in an order drawn anew from `seed`. Raises UserError when the loss is no longer a finite number.
+    every image once, in an order drawn anew from `seed`. With `resume_from`, a state that `on_pause` was given, it goes on
+    from there with the same bits. Raises UserError when the loss is no longer a finite number.
     """
-    optimizer = optimizers.build(settings, network)
-    order = generator(seed, "order")
-    history: list[Report] = []
-    step, num_images, started = 0, 0, time.perf_counter()
+    training = _Training(network, data, settings, seed)
+    if resume_from is not None:
+        training.restore(resume_from)
+    started, images_before = time.perf_counter(), training.num_images
     network.train()
-    with tqdm(total=settings.num_epochs * len(data), unit=" images", unit_scale=True, disable=None) as bar:
-        for epoch in range(1, settings.num_epochs + 1):
-            bar.set_description(f"epoch {epoch}/{settings.num_epochs}")
-            permutation = torch.randperm(len(data), generator=order)
-            for indices in _windows(permutation, settings):
-                losses = _train_window(network, optimizer, data, indices, settings, bar)
-                _require_finite(losses, step, settings)
-                step += len(losses)
-                num_images += len(indices)
-                is_end_of_epoch = num_images == epoch * len(data)
-                measured = loss_and_accuracy(network, validation) if is_end_of_epoch and len(validation) else ()
-                report = Report(step, epoch, math.fsum(losses) / len(losses), *measured)
-                history.append(report)
-                bar.set_postfix(loss=f"{report.train_loss:.3f}", refresh=False)
-                on_report(report, num_images / (time.perf_counter() - started))
-    return history
+    with tqdm(
+        total=settings.num_epochs * len(data), initial=images_before, unit=" images", unit_scale=True, disable=None
+    ) as bar:
+        for losses in training.windows(bar, on_pause):
+            _require_finite(losses, training.step - len(losses), settings)
+            is_end_of_epoch = training.num_images == training.epoch * len(data)
+            measured = loss_and_accuracy(network, validation) if is_end_of_epoch and len(validation) else ()
+            # Nine digits, as the history holds it: whoever reads the loss anywhere reads the same number.
+            mean_loss = float(f"{math.fsum(losses) / len(losses):.9g}")
+            report = Report(training.step, training.epoch, mean_loss, *measured)
+            training.history.append(report)
+            bar.set_postfix(loss=f"{report.train_loss:.3f}", refresh=False)
+            on_report(report, (training.num_images - images_before) / (time.perf_counter() - started))
+    return training.history
 
 
-def _windows(permutation: torch.Tensor, settings: params.Train) -> tuple[torch.Tensor, ...]:
-    """Cut an epoch's order of images (N,) into the parts that a report covers each."""
-    return permutation.split(settings.report_every_steps * settings.batch_size)
+class _Training:
+    """A training and how far it is."""
 
+    def __init__(self, network: nn.Module, data: Split, settings: params.Train, seed: int) -> None:
+        self._network = network
+        self._data = data
+        self._settings = settings
+        self._optimizer = optimizers.build(settings, network)
+        self._order = generator(seed, "order")
+        self._order_of_epoch = self._order.get_state()  # as it was before the epoch's order was drawn
+        self._running: list[torch.Tensor] = []  # losses of the mini-batches since the last report
+        self.step = 0
+        self.epoch = 1
+        self.num_images = 0
+        self.history: list[Report] = []
 
-def _train_window(
-    network: nn.Module,
-    optimizer: Optimizer,
-    data: Split,
-    indices: torch.Tensor,
-    settings: params.Train,
-    bar: "tqdm[None]",
-) -> list[float]:
-    """Train on the images at `indices` (N,) in their order; give the loss of each mini-batch."""
-    losses: list[torch.Tensor] = []
-    for images, labels in _batches(data, indices, settings.batch_size):
-        loss = F.cross_entropy(network(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-        bar.update(len(labels))
-    # Read here and not in the loop: one wait for the device in each window instead of one in each mini-batch.
-    return torch.stack(losses).tolist()
+    def state(self) -> State:
+        """Give all that decides what comes next."""
+        is_between_epochs = self.num_images % len(self._data) == 0
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "num_images": self.num_images,
+            "generators": {"order": self._order.get_state() if is_between_epochs else self._order_of_epoch},
+            "running": torch.stack(self._running).cpu() if self._running else torch.empty(0),
+            "history": [asdict(report) for report in self.history],
+            "network": self._network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
 
+    def restore(self, state: State) -> None:
+        """Go back to where `state` was given."""
+        self.step, self.epoch, self.num_images = state["step"], state["epoch"], state["num_images"]
+        self._order.set_state(state["generators"]["order"])
+        self._running = list(state["running"].to(self._data.labels.device).unbind())
+        self.history = [Report(**row) for row in state["history"]]
+        self._network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
 
-def _batches(data: Split, indices: torch.Tensor, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Give mini-batches of images float32 (B, channels, height, width) and labels int64 (B,); the last may be smaller."""
-    chunk_size = max(1, _IMAGES_PER_CHUNK // batch_size) * batch_size
-    for chunk in indices.to(data.labels.device).split(chunk_size):
-        yield from zip(data.images[chunk].float().split(batch_size), data.labels[chunk].split(batch_size), strict=True)
+    def windows(self, bar: "tqdm[Any]", on_pause: OnPause | None) -> Iterator[list[float]]:
+        """Train to the end; give the losses of the mini-batches at each point where a report is due."""
+        window = self._settings.report_every_steps * self._settings.batch_size
+        chunk = max(1, _IMAGES_PER_CHUNK // self._settings.batch_size) * self._settings.batch_size
+        num_data = len(self._data)
+        while self.num_images < self._settings.num_epochs * num_data:
+            self.epoch, position = self.num_images // num_data + 1, self.num_images % num_data
+            bar.set_description(f"epoch {self.epoch}/{self._settings.num_epochs}")
+            self._order_of_epoch = self._order.get_state()
+            permutation = torch.randperm(num_data, generator=self._order).to(self._data.labels.device)
+            while position < num_data:
+                end_of_window = min((position // window + 1) * window, num_data)
+                end = min(position + chunk, end_of_window)
+                self._train_on(permutation[position:end], bar)
+                self.num_images += end - position
+                position = end
+                if end == end_of_window:
+                    # Read only here: one wait for the device in each window instead of one in each mini-batch.
+                    yield torch.stack(self._running).tolist()
+                    self._running.clear()
+                if on_pause is not None:
+                    on_pause(self.step, self.state)
+
+    def _train_on(self, indices: torch.Tensor, bar: "tqdm[Any]") -> None:
+        """Train on the images at `indices` (N,), in mini-batches in their order; the last may be smaller."""
+        batch_size = self._settings.batch_size
+        batches = zip(
+            self._data.images[indices].float().split(batch_size),
+            self._data.labels[indices].split(batch_size),
+            strict=True,
+        )
+        for images, labels in batches:
+            loss = F.cross_entropy(self._network(images), labels)
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+            self._running.append(loss.detach())
+            self.step += 1
+            bar.update(len(labels))
 
 
 def _require_finite(losses: list[float], step: int, settings: params.Train) -> None:

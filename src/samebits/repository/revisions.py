@@ -1,0 +1,115 @@
+"""One revision: its files in git, what its dvc.lock records, and the recorded outputs where they can still be had."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from samebits.errors import UserError
+from samebits.repository import git
+
+# What a revision must hold, and what it means where it does not.
+_WITHOUT = {
+    "dvc.yaml": "it is from before the pipeline",
+    "dvc.lock": "it is from before the first result, which `dvc repro` and a commit of dvc.lock record",
+}
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file that a stage has written, as dvc.lock records it."""
+
+    stage: str
+    path: str
+    md5: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """A dvc.lock: the outputs of every stage in the order in which they first ran, and the inputs that do not fit them."""
+
+    outputs: list[Output]
+    misfits: dict[str, list[str]]  # by stage: inputs that are not the recorded outputs of the stages before
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A commit of the repository in `root` with the pipeline and its record, as the user named it."""
+
+    root: Path
+    name: str
+    commit: str
+    record: Record
+
+    def __str__(self) -> str:
+        short = self.commit[:7]
+        return short if self.commit.startswith(self.name) else f"{self.name} ({short})"
+
+    def yaml(self, path: str) -> dict[str, Any]:
+        """Parse the YAML file `path`; empty where there is none. Raises UserError where it is none."""
+        return _mapping(git.read(self.root, self.commit, path), f"{path} of {self}")
+
+    def read(self, path: str) -> bytes | None:
+        """Give the content of a file from git, DVC's cache or its remote; None where none of them has it whole."""
+        if content := git.read(self.root, self.commit, path):
+            return content
+        from dvc.api import DVCFileSystem
+
+        try:
+            content = DVCFileSystem(str(self.root), rev=self.commit).read_bytes(path)
+        except Exception:  # a remote fails in as many ways as there are remotes
+            return None
+        recorded = {output.md5 for output in self.record.outputs if output.path == path}
+        return content if hashlib.md5(content).hexdigest() in recorded else None
+
+
+def find(root: Path, name: str) -> Revision:
+    """Find the commit, branch, tag or DVC experiment `name`. Raises UserError where it is none, or holds no result."""
+    commits = [commit] if (commit := git.commit(root, name)) else git.experiments(root, name)
+    if not commits:
+        raise UserError(
+            f"{name} is no revision of {root}: give a commit, a branch, a tag or the name of a DVC experiment"
+        )
+    if len(commits) > 1:
+        raise UserError(f"{name} is the name of {len(commits)} experiments: give a commit, {', '.join(commits)}")
+    empty = Revision(root, name, commits[0], Record([], {}))
+    for path, why in _WITHOUT.items():
+        if not git.read(root, empty.commit, path):
+            raise UserError(f"{empty} has no {path}: {why}")
+    return replace(empty, record=read_lock(git.read(root, empty.commit, "dvc.lock"), f"dvc.lock of {empty}"))
+
+
+def read_lock(content: bytes, name: str) -> Record:
+    """Read a dvc.lock. Raises UserError, calling it `name`, where it is none."""
+    stages = _mapping(content, name).get("stages", {})
+    try:
+        outputs = [
+            Output(stage, entry["path"], entry.get("md5", ""), entry.get("size", 0))
+            for stage, recorded in stages.items()
+            for entry in recorded.get("outs", [])
+        ]
+        hashes = {output.path: output.md5 for output in outputs}
+        misfits = {
+            stage: [
+                path
+                for entry in recorded.get("deps", [])
+                if hashes.get(path := entry["path"], md5 := entry.get("md5", "")) != md5
+            ]
+            for stage, recorded in stages.items()
+        }
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(f"{name} is damaged: it is not what DVC writes") from None
+    return Record(outputs, {stage: paths for stage, paths in misfits.items() if paths})
+
+
+def _mapping(content: bytes, name: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(content) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"{name} is damaged: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{name} is damaged: it is no mapping")
+    return values

@@ -1,0 +1,152 @@
+"""Resume points: what a training needs to go on after it was killed, with the bits of one that never stopped.
+
+They lie in scratch, one folder for each key; a key stands for all that decides the bits, so a point is used on an exact
+match or not at all. A file is the SHA-256 of its content and the content: a damaged one is noticed and passed over.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from samebits import atomic
+
+NUM_POINTS = 2  # the newest, and the one before should the newest be damaged
+NUM_TRAININGS = 4  # of other keys that are kept in scratch, so that it stays bounded
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+State = dict[str, Any]
+
+
+def key_of(what_decides_bits: Mapping[str, Any]) -> str:
+    """Give the key that stands for plain values: code, parameters, data, pins, kind of machine, device."""
+    return hashlib.sha256(json.dumps(what_decides_bits, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class ResumePoints:
+    """The resume points of one training, below the folder `scratch`; `held` before anything else."""
+
+    def __init__(self, scratch: Path, key: str, every_seconds: float) -> None:
+        self._scratch = scratch
+        self._folder = scratch / key
+        self._every_seconds = every_seconds
+        self._saved = time.monotonic()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep every other process from this training; wait for one that is at it, and say which."""
+        lock = self._lock()
+        try:
+            holder = self._folder / "holder"
+            with suppress(OSError):  # a full disk must not keep a training from starting
+                holder.write_text(str(os.getpid()))
+            self._remove_leftovers()
+            yield
+        finally:
+            lock.release()
+
+    def _lock(self) -> FileLock:
+        while True:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            path = self._folder / "lock"
+            lock = FileLock(path)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                _say(f"process {self._holder()} is at this very training; waiting to take over its work")
+                lock.acquire()
+            if path.exists():  # else it was removed while we waited, and guards nothing any more
+                return lock
+            lock.release()
+
+    def newest(self) -> State | None:
+        """Give the newest state that is whole; None where there is none. Says which are passed over."""
+        for path in sorted(self._folder.glob("*.point"), reverse=True):
+            try:
+                content = path.read_bytes()
+                digest, payload = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+                if payload and hashlib.sha256(payload).digest() == digest:
+                    state: State = torch.load(io.BytesIO(payload), weights_only=True)
+                    return state
+            except OSError as error:
+                _say(f"the resume point {path} cannot be read ({error.strerror}); going on from the one before")
+                continue
+            _say(f"the resume point {path} is damaged; going on from the one before")
+        if others := [folder for folder in self._others() if any(folder.glob("*.point"))]:
+            _say(
+                f"{len(others)} interrupted training(s) of other code, parameters, data or machine left resume points in "
+                f"{self._scratch}; this one starts fresh"
+            )
+        return None
+
+    def is_due(self) -> bool:
+        """Tell whether the time has come to save a point."""
+        return time.monotonic() - self._saved >= self._every_seconds
+
+    def save(self, step: int, state: State) -> None:
+        """Save the state after `step`. Where that fails, the training goes on, and the points before stay."""
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        payload = buffer.getvalue()
+        try:
+            with atomic.replacing(self._folder / f"{step:012d}.point") as path:
+                path.write_bytes(hashlib.sha256(payload).digest() + payload)
+            for old in sorted(self._folder.glob("*.point"))[:-NUM_POINTS]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            _say(f"no resume point could be saved ({error.strerror}: {error.filename}); the training goes on without")
+        self._saved = time.monotonic()
+
+    def finish(self, checkpoint_md5: str) -> None:
+        """Note which checkpoint came out, by which `forget` finds this training."""
+        with suppress(OSError):  # without the note the training is forgotten later, when scratch is full
+            atomic.write_text(self._folder / "checkpoint.md5", checkpoint_md5)
+
+    def _holder(self) -> str:
+        try:
+            return self._folder.joinpath("holder").read_text()
+        except OSError:
+            return "another"
+
+    def _remove_leftovers(self) -> None:
+        """Remove half-written files of this training, and the oldest trainings beside it that nobody holds."""
+        for leftover in self._folder.glob(".*.point.*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for folder in self._others()[NUM_TRAININGS:]:
+            _remove_unless_held(folder)
+
+    def _others(self) -> list[Path]:
+        """The folders of other trainings, the newest first."""
+        folders = [entry for entry in os.scandir(self._scratch) if entry.is_dir() and entry.name != self._folder.name]
+        return [Path(entry) for entry in sorted(folders, key=lambda entry: entry.stat().st_mtime, reverse=True)]
+
+
+def forget(scratch: Path, checkpoint_md5: str) -> None:
+    """Remove the points of the trainings that ended in this checkpoint, for it is safe elsewhere now."""
+    for note in scratch.glob("*/checkpoint.md5"):
+        with suppress(OSError):
+            if note.read_text() == checkpoint_md5:
+                _remove_unless_held(note.parent)
+
+
+def _remove_unless_held(folder: Path) -> None:
+    lock = FileLock(folder / "lock")
+    try:
+        with lock.acquire(timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
+    except (Timeout, OSError):
+        pass
+
+
+def _say(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr)

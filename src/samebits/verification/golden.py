@@ -1,0 +1,55 @@
+"""Golden values: the first steps of each recipe on the embedded data, recorded for each kind of machine.
+
+`python -m samebits.verification.golden FILE` adds this kind's values to FILE. A change that should not change numbers must
+give them again, exactly on a recorded kind.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from samebits import atomic, models, params, runtime
+from samebits.data import normalization, shapes
+from samebits.data.prepared import Split
+from samebits.training import loop
+
+NUM_STEPS = 20
+
+
+def measure(recipe: params.Recipe, seed: int) -> dict[str, Any]:
+    """Train `recipe` for 20 steps on the CPU: the loss of each step, and the SHA-256 of the weights after them."""
+    runtime.make_deterministic(recipe.train.num_threads)
+    images, labels = shapes.draw(NUM_STEPS * recipe.train.batch_size, 0, "train", progress=False)
+    tensor = torch.from_numpy(normalization.of_images("per_channel", images).apply(images))
+    data = Split(tensor, torch.from_numpy(labels))
+    nothing = Split(data.images[:0], data.labels[:0])
+    channels, height, width = tensor.shape[1:]
+    network = models.build(recipe.model, (channels, height, width), len(shapes.CLASS_NAMES), seed)
+    settings = recipe.train.model_copy(update={"num_epochs": 1, "report_every_steps": 1})
+    history = loop.train(network, data, nothing, settings, seed, lambda *_: None)
+    digest = hashlib.sha256()
+    for weights in network.state_dict().values():
+        digest.update(weights.numpy().tobytes())
+    return {"losses": [report.train_loss for report in history], "weights_sha256": digest.hexdigest()}
+
+
+def kind_of_machine(recipe: params.Recipe) -> str:
+    """Give the key of this kind of machine, with the device that golden values are measured on."""
+    environment = runtime.environment(torch.device("cpu"), recipe.train.num_threads)
+    return hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def record(path: Path, settings: params.Params) -> None:
+    """Write the values of every recipe on this kind of machine into `path`, beside those of other kinds."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name, recipe in settings.recipes.items():
+        known.setdefault(name, {})[kind_of_machine(recipe)] = measure(recipe, settings.seed)
+    atomic.write_text(path, json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    record(Path(sys.argv[1]), params.load(Path("params.yaml")))

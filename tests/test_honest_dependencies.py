@@ -1,0 +1,91 @@
+"""What a stage opens is what dvc.yaml says that it depends on: watched by an audit hook while the real stages run."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import Repository
+
+# Writes each file that the process opens or imports into a log; sitecustomize is imported before anything else.
+WATCH = """
+import os, sys
+log = os.open(os.environ["WATCH_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+stage = os.environ.get("DVC_STAGE")
+def watch(event, arguments):
+    if event == "open" and stage and isinstance(arguments[0], (str, bytes)):
+        os.write(log, os.fsencode(f"{stage}\\t{os.path.realpath(os.fsdecode(arguments[0]))}\\n"))
+sys.addaudithook(watch)
+"""
+# Recording and bookkeeping, which decide no output: `test_outputs_do_not_depend_on_tracking` shows it.
+EXEMPT = (
+    *("src/samebits/tracking/", "src/samebits/repository/", "mlflow.db", "mlartifacts/"),
+    *(".samebits/", ".git/", "params.yaml"),
+)
+# Read by evaluate for its MLflow run alone.
+EXEMPT_PICTURES = ("data/plots/",)
+# Code that only some values of params.yaml make a stage import.
+CHOSEN_BY_PARAMETERS = ("data/cifar10.py", "data/vision.py", "models/lab.py", "models/linear.py")
+
+
+def opened(repository: Repository, folder: Path, recipe: str) -> dict[str, set[str]]:
+    """Run the pipeline with `recipe`; give the files below the repository that each stage opened."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(WATCH)
+    log = folder / "log"
+    repository.edit(lambda values: values.update(recipe=recipe))
+    repository.run("dvc", "repro", "--force", PYTHONPATH=str(folder), WATCH_LOG=str(log), PYTHONDONTWRITEBYTECODE="1")
+    files: dict[str, set[str]] = {}
+    for line in log.read_text().splitlines():
+        stage, path = line.split("\t")
+        if path.startswith(f"{repository.root}/") and "/." not in path.removeprefix(f"{repository.root}/data"):
+            files.setdefault(stage, set()).add(path.removeprefix(f"{repository.root}/"))
+    return files
+
+
+def undeclared(stage: str, definition: dict, files: set[str]) -> set[str]:
+    """Give the files that a stage opened and does not declare."""
+    declared = [*definition["deps"]]
+    for kind in ("outs", "metrics", "plots"):
+        declared += [entry if isinstance(entry, str) else next(iter(entry)) for entry in definition.get(kind, [])]
+    exempt = EXEMPT + (EXEMPT_PICTURES if stage == "evaluate" else ())
+    return {
+        name
+        for name in files
+        if "__pycache__" not in name
+        and "." in Path(name).name  # a folder is opened to make a rename in it durable
+        and not name.startswith(exempt)
+        and not any(name == each or name.startswith(f"{each}/") for each in declared)
+        and name != "dvc.yaml"  # an artifact of the MLflow run
+    }
+
+
+@pytest.mark.parametrize("recipe", ["lab", "linear"])
+def test_every_file_that_a_stage_opens_is_declared(recipe: str, done: Repository, tmp_path: Path) -> None:
+    stages = yaml.safe_load((done.root / "dvc.yaml").read_text())["stages"]
+    files = opened(done, tmp_path / "watch", recipe)
+    assert set(files) == set(stages)
+    for stage, definition in stages.items():
+        assert undeclared(stage, definition, files[stage]) == set(), stage
+        # The check is worth something only where each declared file of code that is opened turns it red when missing.
+        for dependency in definition["deps"]:
+            without = definition | {"deps": [each for each in definition["deps"] if each != dependency]}
+            is_opened = any(name == dependency or name.startswith(f"{dependency}/") for name in files[stage])
+            assert bool(undeclared(stage, without, files[stage])) == is_opened, dependency
+            if dependency.startswith("src/samebits/") and not dependency.endswith(CHOSEN_BY_PARAMETERS):
+                assert is_opened, f"{stage} depends on {dependency}, which it never opens"
+
+
+def test_outputs_do_not_depend_on_tracking(done: Repository) -> None:
+    before = (done.root / "dvc.lock").read_bytes()
+    off = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "TQDM_DISABLE": "1"}
+    output = done.run("dvc", "repro", "--force", **off)
+    assert output.stderr.count("warning: MLflow did not record") == 2
+    assert (done.root / "dvc.lock").read_bytes() == before
+
+
+def test_a_new_network_makes_nothing_stale(done: Repository) -> None:
+    (done.root / "src/samebits/models/wide.py").write_text('"""A network that no recipe uses yet."""\n')
+    pyproject = done.root / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text().replace("line-length = 120", "line-length = 100"))
+    assert done.repro() == []

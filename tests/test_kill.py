@@ -1,0 +1,173 @@
+"""Killed at any moment: the training goes on, and ends with the bytes of one that was never stopped."""
+
+import hashlib
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Repository, stages_run
+
+EVERY_SECONDS = 0.25
+# From one moment at which a training can be saved to the next, on a machine that does other work too.
+SLACK_SECONDS = 2.0
+OUTPUTS = ("checkpoint.safetensors", "history.csv", "environment.json")
+
+
+def lengthen(values: dict) -> None:
+    """Make the training some ten seconds long, with many resume points."""
+    values["checkpoint_every_seconds"] = EVERY_SECONDS
+    values["recipes"]["lab"]["train"].update(num_epochs=60, report_every_steps=50)
+
+
+@pytest.fixture(scope="module")
+def never_stopped(fresh_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A repository whose training ran through, once."""
+    root = tmp_path_factory.mktemp("never-stopped") / "samebits"
+    subprocess.run(["cp", "-r", str(fresh_template), str(root)], check=True)
+    repository = Repository(root)
+    repository.edit(lengthen)
+    repository.commit("longer")
+    assert repository.repro() == ["prepare", "train", "evaluate"]
+    repository.commit("its result")
+    return repository
+
+
+@pytest.fixture
+def unfinished(never_stopped: Repository, tmp_path: Path) -> Repository:
+    """The same, with everything done but the training; none of it is in a cache."""
+    root = tmp_path / "samebits"
+    subprocess.run(["cp", "-r", str(never_stopped.root), str(root)], check=True)
+    for name in (".dvc/cache/runs", "data/model", "data/evaluation", "mlflow.db", "mlartifacts", ".samebits"):
+        subprocess.run(["rm", "-rf", str(root / name)], check=True)
+    for output in OUTPUTS:
+        digest = md5(never_stopped.root / "data/model" / output)
+        (root / ".dvc/cache/files/md5" / digest[:2] / digest[2:]).unlink()
+    return Repository(root)
+
+
+def md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def model(repository: Repository) -> dict[str, str]:
+    return {name: md5(repository.root / "data/model" / name) for name in OUTPUTS}
+
+
+def points(repository: Repository) -> list[Path]:
+    return sorted((repository.root / ".samebits/resume").glob("*/*.point"))
+
+
+def writes(repository: Repository) -> list[Path]:
+    """Give the resume points that are being written, or were when their process was killed."""
+    return list((repository.root / ".samebits/resume").glob("*/.*.point.*"))
+
+
+def wait_until(condition, process: "subprocess.Popen[str]", seconds: float = 60) -> bool:
+    """Wait until something holds; False when the process has ended before."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        if process.poll() is not None:
+            return False
+        time.sleep(0.0002)
+    pytest.fail("waited in vain")
+
+
+def kill_group(process: "subprocess.Popen[str]", number: int = signal.SIGKILL) -> str:
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    return output
+
+
+def kill_repeatedly(repository: Repository, num_kills: int, seed: int) -> tuple[int, int]:
+    """Kill the trainer at random moments until it has been killed `num_kills` times; then let it end.
+
+    Every third kill comes as soon as a write is seen. Asserts after each how much was lost. Gives the number of kills and
+    of those that landed inside a write.
+    """
+    chance, inside = random.Random(seed), 0
+    for number in range(num_kills):
+        known = [path.name for path in points(repository)]
+        process = repository.start("python", "stages/train.py")
+        started = wait_until(lambda known=known: [path.name for path in points(repository)] != known, process)
+        assert started, f"the training ended after {number} kills: {process.communicate()[0]}"
+        if number % 3 == 0:
+            assert wait_until(lambda: writes(repository), process)
+        else:
+            time.sleep(chance.uniform(0, 3 * EVERY_SECONDS))
+        killed_at = time.time()
+        output = kill_group(process)
+        inside += bool(writes(repository))
+        newest = points(repository)[-1]
+        assert killed_at - newest.stat().st_mtime <= EVERY_SECONDS + SLACK_SECONDS
+        if known:
+            assert f"going on after step {int(known[-1].split('.')[0]):,} of 6,000" in output
+    last = repository.start("python", "stages/train.py")
+    output, _ = last.communicate()
+    assert last.returncode == 0, output
+    return num_kills, inside
+
+
+def test_killed_25_times_at_random_the_bytes_are_the_same(never_stopped: Repository, unfinished: Repository) -> None:
+    _, inside = kill_repeatedly(unfinished, num_kills=25, seed=0)
+    assert inside >= 5
+    assert model(unfinished) == model(never_stopped)
+    assert not writes(unfinished)
+
+
+def test_dvc_and_trainer_killed_together(never_stopped: Repository, unfinished: Repository) -> None:
+    process = unfinished.start("dvc", "repro")
+    assert wait_until(lambda: len(points(unfinished)) > 1, process)
+    kill_group(process)
+    done = unfinished.run("dvc", "repro")
+    assert "train" in stages_run(done.stdout) and "going on after step" in done.stdout
+    assert model(unfinished) == model(never_stopped)
+    assert unfinished.status() == ""
+    assert points(unfinished) == [], "the points of a recorded training are of no use any more"
+
+
+def test_interrupted_from_the_keyboard(never_stopped: Repository, unfinished: Repository) -> None:
+    process = unfinished.start("dvc", "repro")
+    assert wait_until(lambda: len(points(unfinished)) > 1, process)
+    output = kill_group(process, signal.SIGINT)
+    assert "Traceback" not in output
+    assert "going on after step" in unfinished.run("dvc", "repro").stdout
+    assert model(unfinished) == model(never_stopped)
+
+
+def test_dvc_alone_killed_a_second_one_takes_the_work_over(never_stopped: Repository, unfinished: Repository) -> None:
+    process = unfinished.start("dvc", "repro")
+    assert wait_until(lambda: len(points(unfinished)) > 1, process)
+    process.kill()  # not its group: the trainer lives on
+    process.wait()
+    done = unfinished.run("dvc", "repro")
+    process.communicate()
+    waited = re.search(r"process (\d+) is at this very training; waiting", done.stderr)
+    assert waited and int(waited[1]) != process.pid
+    assert "going on after step 6,000 of 6,000" in done.stdout, "the second one trained what the first had trained"
+    assert model(unfinished) == model(never_stopped)
+    assert unfinished.status() == ""
+
+
+def test_dvc_killed_after_the_training_ended_costs_no_second_training(
+    never_stopped: Repository, unfinished: Repository
+) -> None:
+    unfinished.run("python", "stages/train.py")  # what DVC ran, and did not live to record
+    assert "going on after step 6,000 of 6,000" in unfinished.run("dvc", "repro").stdout
+    assert model(unfinished) == model(never_stopped)
+
+
+def test_other_parameters_start_fresh_and_it_says_so(unfinished: Repository) -> None:
+    process = unfinished.start("dvc", "repro")
+    assert wait_until(lambda: points(unfinished), process)
+    kill_group(process)
+    unfinished.edit(lambda values: values["recipes"]["lab"]["train"].update(num_epochs=1))
+    done = unfinished.run("dvc", "repro")
+    assert "this one starts fresh" in done.stderr and "going on" not in done.stdout
