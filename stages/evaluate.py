@@ -27,10 +27,10 @@ def main(settings: params.Params) -> None:
     runtime.make_deterministic(evaluate.num_threads)
     environment = runtime.environment(device, evaluate.num_threads)
     weights = MODEL / "checkpoint.safetensors"
+    trained = checkpoint.load(weights)
     checkpoint_md5 = tracking.file_md5(weights)
     if "DVC_STAGE" in os.environ:  # then DVC has recorded the training, and its resume points are done with
         resume.forget(stage.scratch(), checkpoint_md5)
-    trained = checkpoint.load(weights)
     description = trained.description
     test = prepared.read_split(PREPARED, "test")
     logits = inference.predict_logits(trained.network().to(device), test.images.to(device), evaluate.batch_size)

@@ -77,6 +77,11 @@ CASES = {
         random_split(4321),
         settings(batch_size=30, report_every_steps=1000),
     ),
+    "reports between more images than are gathered at once": (
+        "linear",
+        random_split(4321),
+        settings(batch_size=30, report_every_steps=50),
+    ),
     "mini-batches larger than what is gathered at once": ("linear", random_split(4321), settings(batch_size=2100)),
     "one mini-batch larger than all": ("linear", random_split(7), settings(batch_size=50, num_epochs=5)),
     "no momentum": ("linear", random_split(100), settings(momentum=0.0)),

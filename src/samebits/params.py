@@ -11,7 +11,7 @@ from ruamel.yaml.error import YAMLError
 from samebits.errors import UserError
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 NumThreads = Annotated[int, Field(ge=1, le=1024)]
 
 

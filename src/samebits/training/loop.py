@@ -58,9 +58,9 @@ def train(
             _require_finite(losses, training.step - len(losses), settings)
             is_end_of_epoch = training.num_images == training.epoch * len(data)
             measured = loss_and_accuracy(network, validation) if is_end_of_epoch and len(validation) else ()
-            # Nine digits, as the history holds it: whoever reads the loss anywhere reads the same number.
-            mean_loss = float(f"{math.fsum(losses) / len(losses):.9g}")
-            report = Report(training.step, training.epoch, mean_loss, *measured)
+            # Nine digits, as the history holds them: whoever reads a number anywhere reads the same one.
+            numbers = (float(f"{number:.9g}") for number in (math.fsum(losses) / len(losses), *measured))
+            report = Report(training.step, training.epoch, *numbers)
             training.history.append(report)
             bar.set_postfix(loss=f"{report.train_loss:.3f}", refresh=False)
             on_report(report, (training.num_images - images_before) / (time.perf_counter() - started))
