@@ -1,11 +1,12 @@
 """What a stage opens is what dvc.yaml says that it depends on: watched by an audit hook while the real stages run."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.conftest import Repository
+from tests.conftest import PROJECT, Repository
 
 # Writes each file that the process opens or imports into a log; sitecustomize is imported before anything else.
 WATCH = """
@@ -89,3 +90,9 @@ def test_a_new_network_makes_nothing_stale(done: Repository) -> None:
     pyproject = done.root / "pyproject.toml"
     pyproject.write_text(pyproject.read_text().replace("line-length = 120", "line-length = 100"))
     assert done.repro() == []
+
+
+def test_only_one_module_imports_torchvision() -> None:
+    importing = re.compile(r"^\s*(import|from) torchvision", re.MULTILINE)
+    files = [path for folder in ("src", "stages") for path in (PROJECT / folder).rglob("*.py")]
+    assert [path.name for path in files if importing.search(path.read_text())] == ["vision.py"]

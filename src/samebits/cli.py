@@ -9,7 +9,7 @@ from pathlib import Path
 
 from samebits import params
 from samebits.data import cifar10
-from samebits.errors import UserError
+from samebits.errors import UserError, as_one_line
 from samebits.reporting import terminal
 from samebits.repository import git, pipeline
 
@@ -30,14 +30,12 @@ def main() -> None:
     )
     command.add_argument("--stage", metavar="NAME", help="run no further than this stage")
     command.set_defaults(action=verify, mistake=2)
+    command = commands.add_parser("check", help="check the health of this clone and name the remedies")
+    command.add_argument("--repair", action="store_true", help="remove damaged objects from DVC's cache")
+    command.set_defaults(action=check, mistake=1)
     arguments = parser.parse_args()
-    try:
+    with as_one_line(arguments.mistake):
         sys.exit(arguments.action(Path.cwd(), arguments))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(arguments.mistake)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def verify(folder: Path, arguments: argparse.Namespace) -> int:
@@ -45,6 +43,13 @@ def verify(folder: Path, arguments: argparse.Namespace) -> int:
     from samebits.verification.verify import verify  # here, for `samebits run` has no use for it
 
     return verify(folder, arguments.revision, arguments.stage)
+
+
+def check(root: Path, arguments: argparse.Namespace) -> int:
+    """Check the health of a clone and name the remedy of each thing that is wrong."""
+    from samebits.verification.check import check  # here, for `samebits run` has no use for it
+
+    return check(root, arguments.repair)
 
 
 def run(root: Path, _: argparse.Namespace) -> int:

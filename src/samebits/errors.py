@@ -1,5 +1,35 @@
-"""The one exception that a user sees as a line instead of a traceback."""
+"""What a user sees as one line instead of a traceback."""
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# What a machine can refuse without anybody's mistake in the code.
+_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 
 
 class UserError(Exception):
     """A mistake that the user can mend. Its text is one line: what is wrong, where, what to do."""
+
+
+@contextmanager
+def as_one_line(exit_code: int = 1) -> Iterator[None]:
+    """Exit with `exit_code` and one line on stderr for a UserError, or when the machine refuses (disk full, no permission).
+
+    With 130 when interrupted. Any other exception is a bug and keeps its traceback.
+    """
+    try:
+        yield
+    except UserError as error:
+        line = str(error)
+    except OSError as error:
+        if error.errno not in _MACHINE_ERRORS:
+            raise
+        line = f"{error.filename or 'a file'} could not be read or written: {error.strerror}"
+    except KeyboardInterrupt:
+        sys.exit(130)
+    else:
+        return
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(exit_code)

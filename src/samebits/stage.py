@@ -1,6 +1,5 @@
 """How a stage runs: on the code beside it, with checked parameters; a user's mistake is one line and exit code 1."""
 
-import errno
 import hashlib
 import os
 import sys
@@ -9,31 +8,16 @@ from pathlib import Path
 
 import samebits
 from samebits import params, runtime
-from samebits.errors import UserError
-
-# What a machine can refuse without anybody's mistake in the code.
-_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
+from samebits.errors import UserError, as_one_line
 
 
 def run(main: Callable[[params.Params], None], script: str) -> None:
-    """Run `main` with the checked params.yaml of the working folder, as the stage whose file is `script`.
-
-    Exits with 1 and one line on stderr for a UserError, or when the machine refuses (disk full, no permission); with 130 when
-    interrupted. Any other exception is a bug and keeps its traceback.
-    """
-    try:
+    """Run `main` with the checked params.yaml of the working folder, as the stage whose file is `script`."""
+    with as_one_line():
         _require_code_beside(Path(script))
         settings = params.load(Path("params.yaml"))
         runtime.check_pins()
         main(settings)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.errno not in _MACHINE_ERRORS:
-            raise
-        sys.exit(f"error: {error.filename or 'a file'} could not be read or written: {error.strerror}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def repository_root() -> Path:

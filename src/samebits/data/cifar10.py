@@ -58,7 +58,8 @@ def read(raw: Path, dataset: "type[CIFAR10] | None" = None) -> RawDataset:
     chosen = os.environ.get("SAMEBITS_DATA")
     if not is_at_hand(raw):
         download(raw, dataset)
-    folder = Path(chosen) if chosen else raw
+    # A relative path is meant from the repository, also where a temporary experiment runs in a folder of its own.
+    folder = Path(os.environ.get("DVC_ROOT", "")) / chosen if chosen else raw
     with _extracted(folder, bool(chosen), dataset) as root:
         train, test = (_read_split(root, is_train, bool(chosen), dataset) for is_train in (True, False))
     return RawDataset(CLASS_NAMES, train, test)
@@ -155,7 +156,9 @@ def _extracted(folder: Path, is_chosen: bool, dataset: "type[CIFAR10]") -> Itera
         with tempfile.TemporaryDirectory(prefix="samebits-") as temporary:
             try:
                 with tarfile.open(archive) as tar:
-                    tar.extractall(temporary, filter="data")
+                    # Python 3.11.0 to 3.11.3 has no filters; the MD5 has shown whose archive it is.
+                    tar.extraction_filter = getattr(tarfile, "data_filter", None)
+                    tar.extractall(temporary)
             except OSError as error:
                 raise UserError(
                     f"{archive} could not be unpacked into {temporary} ({error.strerror}): "
