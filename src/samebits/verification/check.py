@@ -1,0 +1,201 @@
+"""Is this clone healthy? One line for each thing looked at, with the remedy where something is wrong."""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from samebits import params
+from samebits.data import cifar10
+from samebits.errors import UserError
+from samebits.repository import git
+from samebits.verification import database, locks, objects
+from samebits.verification.finding import Finding, shown
+
+# What a run writes: prepared tensors and checkpoint, each once in the workspace and once in the cache.
+_NEEDED_BYTES = 1_000_000_000
+_INSTALL = "run `pip install -e .`"
+
+
+def check(root: Path, repair: bool) -> int:
+    """Check the clone in `root` and print what is found; give 1 where something is wrong, else 0.
+
+    Changes nothing, unless `repair`: then damaged objects of DVC's cache are removed, with their copies in the workspace.
+    Raises UserError where `root` is no clone, or where DVC is at work, which a repair would disturb.
+    """
+    root = root.resolve()
+    if not (root / ".dvc").is_dir():
+        raise UserError(f"{root} has no .dvc: run this in the root of a clone of samebits")
+    if git.top_folder(root) is None:
+        raise UserError(f"{root} is in no git repository: clone samebits, do not copy it")
+    settings = _dvc_settings(root)
+    cache = Path(settings["cache"].get("dir") or root / ".dvc" / "cache")
+    are_hardlinks = bool(settings["core"].get("hardlink_lock"))
+    if repair:
+        for line in locks.inspect(root, are_hardlinks):
+            if line.mark == "note":
+                raise UserError(f"{line.what}: repair when it has ended")
+
+    marks: Counter[str] = Counter()
+    for findings in (
+        _compute_pins(root),
+        _other_pins(root),
+        _torchvision(),
+        _raw_data(root),
+        _cache(root, cache, repair, has_remote=bool(settings["core"].get("remote"))),
+        database.inspect(root),
+        _free_disk(root, cache),
+        _locks(root, are_hardlinks),
+    ):
+        for finding in _guarded(findings):
+            print(finding, flush=True)
+            marks[finding.mark] += 1
+    number = marks["wrong"]
+    print(f"{number} {'thing is' if number == 1 else 'things are'} wrong" if number else "healthy")
+    return 1 if number else 0
+
+
+def _guarded(findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Turn what a check stumbles over into a finding, so that the others still have their say."""
+    try:
+        yield from findings
+    except UserError as error:
+        yield Finding("wrong", str(error))
+    except ImportError as error:
+        yield Finding("wrong", f"a library cannot be imported ({error})", _INSTALL)
+    except OSError as error:
+        yield Finding("wrong", f"{error.filename or 'a file'} cannot be read ({error.strerror})", "make it readable")
+
+
+def _dvc_settings(root: Path) -> dict[str, Any]:
+    try:
+        from dvc.config import Config, ConfigError
+    except ImportError as error:
+        raise UserError(f"DVC cannot be imported ({error}): {_INSTALL}") from None
+    try:
+        return dict(Config(str(root / ".dvc")))
+    except ConfigError as error:
+        raise UserError(f"DVC cannot read its configuration ({error}): mend .dvc/config") from None
+
+
+def _compute_pins(root: Path) -> Iterator[Finding]:
+    number, differing, missing = _differences(root / "compute.lock")
+    if differing or missing:
+        yield Finding("wrong", f"compute.lock, which decides numbers: {', '.join(missing + differing)}", _INSTALL)
+    else:
+        yield Finding("ok", f"the {number} libraries of compute.lock are installed as pinned")
+
+
+def _other_pins(root: Path) -> Iterator[Finding]:
+    """Look at what decides no number: another version is not wrong, a library that is missing is."""
+    number, differing, missing = _differences(root / "requirements.lock")
+    if named := missing + differing:
+        some = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
+        what = f"requirements.lock, which decides no number: {len(named)} of {number} libraries differ: {some}"
+        yield Finding("wrong" if missing else "note", what, _INSTALL)
+    else:
+        yield Finding("ok", f"the {number} libraries of requirements.lock are installed as pinned")
+
+
+def _differences(lock: Path) -> tuple[int, list[str], list[str]]:
+    """How many libraries `lock` pins, which are installed in another version, and which are not installed."""
+    from samebits import runtime
+
+    pins = runtime.pins(lock)
+    differing, missing = [], []
+    for pin in pins:
+        try:
+            installed = version(pin.name)
+        except PackageNotFoundError:
+            missing.append(f"{pin.name} is not installed")
+            continue
+        if not pin.specifier.contains(installed, prereleases=True):
+            differing.append(f"{pin.name} is {installed}, not {str(pin.specifier).removeprefix('==')}")
+    return len(pins), differing, missing
+
+
+def _torchvision() -> Iterator[Finding]:
+    try:
+        import samebits.data.vision  # noqa: F401
+    except Exception as error:  # what a torchvision raises that does not fit its PyTorch
+        reason = " ".join(str(error).split())
+        yield Finding("wrong", f"torchvision cannot be imported beside PyTorch ({reason})", _INSTALL)
+    else:
+        yield Finding("ok", f"torchvision {version('torchvision')} works beside PyTorch {version('torch')}")
+
+
+def _raw_data(root: Path) -> Iterator[Finding]:
+    raw = root / params.load(root / "params.yaml").data.path
+    if cifar10.is_at_hand(raw):
+        cifar10.read(raw)  # checks every file, and raises UserError with the remedy
+        yield Finding("ok", "CIFAR-10's raw files have their published MD5s")
+    else:
+        yield Finding("note", "CIFAR-10's raw files are not here; they are needed to prepare it, and for nothing else")
+
+
+def _cache(root: Path, cache: Path, repair: bool, has_remote: bool) -> Iterator[Finding]:
+    outputs = objects.outputs(root, cache)
+    found = objects.inspect(cache)
+    if not found.num_objects and not found.faults:
+        yield Finding("note", f"DVC's cache {shown(root, cache)} holds nothing yet")
+    elif not found.faults:
+        what = f"DVC's cache {shown(root, cache)}: {found.num_objects} objects, {_size(found.num_bytes)}, all whole"
+        yield Finding("ok", what)
+    for fault in found.faults:
+        yield _fault(root, fault, outputs.get(fault.name, []), repair, has_remote)
+
+
+def _fault(root: Path, fault: objects.Fault, outputs: list[str], repair: bool, has_remote: bool) -> Finding:
+    what = f"{shown(root, fault.path)} ({', '.join(outputs) or 'no output of this dvc.lock'})"
+    if not fault.found:
+        return Finding("wrong", f"{what} cannot be read ({fault.reason})", "make it readable, or remove it")
+    in_workspace = {path: objects.content_md5(root / path) for path in outputs}
+    copies = [path for path, md5 in in_workspace.items() if md5 == fault.found]
+    also = ", and so is the copy of it in the workspace" if copies else ""
+    if not repair:
+        remedy = "run `samebits check --repair`, which removes it"
+        return Finding("wrong", f"{what} is damaged, its MD5 is {fault.found}{also}", remedy)
+    try:
+        objects.remove(fault, [root / path for path in copies])
+    except UserError as error:
+        return Finding("wrong", f"{what} is damaged, but {error}")
+    except OSError as error:
+        return Finding("wrong", f"{what} is damaged, but cannot be removed ({error.strerror})", "mend its permissions")
+    is_whole = fault.name.removesuffix(".dir") in in_workspace.values()
+    return Finding("note", f"{what} was damaged{also}; removed", _way_back(bool(outputs), is_whole, has_remote))
+
+
+def _way_back(is_needed: bool, is_whole_in_workspace: bool, has_remote: bool) -> str:
+    if not is_needed:
+        return "`dvc fetch --all-commits` fetches it" if has_remote else "`dvc repro` at its commit rebuilds it"
+    ways = ["`dvc repro` rebuilds it"]
+    if has_remote:
+        ways.insert(0, "`dvc pull` fetches it")
+    if is_whole_in_workspace:
+        ways.insert(0, "`dvc commit` puts it back from the workspace, where it is whole")
+    return ", or ".join(ways)
+
+
+def _free_disk(root: Path, cache: Path) -> Iterator[Finding]:
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    places = {folder.stat().st_dev: folder for folder in (existing, root)}
+    for place in places.values():
+        free = shutil.disk_usage(place).free
+        what = f"{_size(free)} are free where {place} lies"
+        if free < _NEEDED_BYTES:
+            remedy = (
+                f"a run needs {_size(_NEEDED_BYTES)}, make room (`dvc gc --all-commits` drops what no commit names)"
+            )
+            yield Finding("wrong", what, remedy)
+        else:
+            yield Finding("ok", what)
+
+
+def _locks(root: Path, are_hardlinks: bool) -> Iterator[Finding]:
+    yield from list(locks.inspect(root, are_hardlinks)) or [Finding("ok", "no lock of DVC's is held")]
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
