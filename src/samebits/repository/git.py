@@ -31,12 +31,6 @@ def uncommitted(workspace: Path) -> list[str]:
     return [entry[3:] for entry in listed.split("\0") if entry]
 
 
-def changed_since(workspace: Path, record: str, revision: str, folder: str) -> list[str]:
-    """The files under `folder` that `revision` holds otherwise than the commit that last changed the file `record`."""
-    last = _git(workspace, "rev-list", "-1", revision, "--", record).decode().strip()
-    return _git(workspace, "diff", "--name-only", last, revision, "--", folder).decode().splitlines() if last else []
-
-
 def diff(workspace: Path) -> bytes:
     """How the tracked files of `workspace` differ from its commit, as a patch for `git apply`.
 

@@ -1,0 +1,83 @@
+"""Which outputs of a repetition are the recorded ones, and which of the others count."""
+
+import enum
+import io
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from samebits.repository.revisions import Output, Revision
+
+# Files of this name describe the kind of machine, which may be another.
+ENVIRONMENT = "environment.json"
+
+
+class Verdict(enum.StrEnum):
+    """How an output stands to the recorded one."""
+
+    IDENTICAL = "identical"
+    SAME_PIXELS = "same pixels, does not count"
+    OTHER_MACHINE = "other machine, does not count"
+    DIFFERENT = "different"
+    PIXELS_UNKNOWN = "different, pixels unknown"
+    EDITED = "edited after it was recorded"
+    NOT_RECORDED = "not recorded"
+    NOT_MADE = "not made"
+
+
+_HARMLESS = {Verdict.IDENTICAL, Verdict.SAME_PIXELS, Verdict.OTHER_MACHINE}
+
+
+@dataclass(frozen=True)
+class Row:
+    """An output with its recorded hash and the one that the repetition got; empty where there is none."""
+
+    stage: str
+    path: str
+    recorded: str
+    got: str
+    verdict: Verdict
+
+    @property
+    def counts(self) -> bool:
+        """Whether it makes the revision a different one."""
+        return self.verdict not in _HARMLESS
+
+
+def compare(revision: Revision, made: list[Output], folder: Path, edited: Collection[str]) -> list[Row]:
+    """Compare what the repetition in `folder` has made with the record, stage by stage in the order in which they ran.
+
+    `edited` are the files that git holds otherwise than the record.
+    """
+    recorded = {(output.stage, output.path): output.md5 for output in revision.record.outputs}
+    got = {(output.stage, output.path): output.md5 for output in made}
+    rows = []
+    for stage in dict.fromkeys(output.stage for output in made):
+        for key in sorted(key for key in {*recorded, *got} if key[0] == stage):
+            hashes = recorded.get(key, ""), got.get(key, "")
+            rows.append(Row(*key, *hashes, _verdict(revision, key[1], *hashes, folder, key[1] in edited)))
+    return rows
+
+
+def _verdict(revision: Revision, path: str, recorded: str, got: str, folder: Path, is_edited: bool) -> Verdict:
+    if not recorded or not got:
+        return Verdict.NOT_MADE if recorded else Verdict.NOT_RECORDED
+    if Path(path).name == ENVIRONMENT:
+        return Verdict.IDENTICAL if recorded == got else Verdict.OTHER_MACHINE
+    if is_edited:
+        return Verdict.EDITED
+    if recorded == got:
+        return Verdict.IDENTICAL
+    if Path(path).suffix != ".png":
+        return Verdict.DIFFERENT
+    picture = revision.read(path)
+    if picture is None:
+        return Verdict.PIXELS_UNKNOWN
+    return Verdict.SAME_PIXELS if _pixels(picture) == _pixels((folder / path).read_bytes()) else Verdict.DIFFERENT
+
+
+def _pixels(picture: bytes) -> tuple[tuple[int, int], bytes]:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(picture)) as image:
+        return image.size, image.convert("RGBA").tobytes()

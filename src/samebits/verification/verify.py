@@ -1,0 +1,103 @@
+"""The proof: a revision run once more, from nothing, and compared with what it recorded."""
+
+import os
+import sys
+from pathlib import Path
+
+from tabulate import tabulate  # type: ignore[import-untyped]
+
+from samebits.data import cifar10
+from samebits.errors import UserError
+from samebits.repository import clones, git, pipeline, revisions
+from samebits.repository.revisions import Revision
+from samebits.verification.explanation import Explanation
+from samebits.verification.outputs import Row, Verdict, compare
+
+_DIGITS = 12  # of a hash: enough to see that two are one
+
+
+def verify(folder: Path, name: str = "HEAD", stage: str | None = None) -> int:
+    """Run the stages of revision `name`, or those up to `stage`, in a clean clone; print how their outputs compare.
+
+    `folder` lies in the user's repository, of which nothing changes. Gives 0 where all outputs that count are the recorded
+    ones, else 1. Raises UserError where they could not be made.
+    """
+    root = git.top_folder(folder)
+    if root is None:
+        raise UserError(f"{folder} is in no git repository: run this in a clone of samebits")
+    revision = revisions.find(root, name)
+    _require_stage(revision, stage)
+    _note_uncommitted(root, revision)
+    num_bytes = sum(output.size for output in revision.record.outputs)
+    with clones.clean(root, revision.commit, num_bytes, _raw_data(revision)) as clone:
+        changes = pipeline.changes(clone.root, stage, clone.environment)
+        _say_other_origin(revision, changes)
+        print(f"running {revision} in a clean clone, without any cache", flush=True)
+        if code := pipeline.reproduce_from_nothing(clone.root, stage, clone.environment):
+            raise UserError(
+                f"{revision} could not be run: `dvc repro` ended with exit code {code}, for the reason above"
+            )
+        made = revisions.read_lock((clone.root / "dvc.lock").read_bytes(), "the new dvc.lock").outputs
+        edited = {path for change in changes.values() for path in change.outputs}
+        rows = compare(revision, made, clone.root, edited)
+        print(_table(rows))
+        for line in Explanation(revision, rows, clone.root).lines():
+            print(line)
+    different = [row for row in rows if row.counts]
+    same = [row for row in rows if row.verdict is Verdict.IDENTICAL]
+    if different:
+        print(f"different: {len(different)} of {len(rows)} outputs of {revision}")
+        return 1
+    apart = f", the other {len(rows) - len(same)} in all that counts" if len(same) < len(rows) else ""
+    print(f"identical: {len(same)} of {len(rows)} outputs of {revision} bit for bit{apart}")
+    return 0
+
+
+def _require_stage(revision: Revision, stage: str | None) -> None:
+    names = list(revision.yaml("dvc.yaml").get("stages") or {})
+    if stage is not None and stage.partition("@")[0] not in names:  # what follows an @ is an item of foreach or matrix
+        raise UserError(f"{stage} is no stage of {revision}: its dvc.yaml has {', '.join(names) or 'none'}")
+
+
+def _note_uncommitted(root: Path, revision: Revision) -> None:
+    if files := git.uncommitted(root):
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        print(f"note: uncommitted changes ({', '.join(files[:3])}{more}) are not part of {revision}", file=sys.stderr)
+
+
+def _raw_data(revision: Revision) -> dict[str, str]:
+    """Name the user's raw data to the clone: the folder of SAMEBITS_DATA, or the workspace's own where CIFAR-10 is there."""
+    if chosen := os.environ.get("SAMEBITS_DATA"):
+        return {"SAMEBITS_DATA": str((revision.root / chosen).resolve())}
+    match revision.yaml("params.yaml"):
+        case {"data": {"path": str(path)}}:
+            raw = revision.root / path
+        case _:
+            raw = revision.root / "data/raw"
+    return {"SAMEBITS_DATA": str(raw)} if cifar10.is_at_hand(raw) else {}
+
+
+def _say_other_origin(revision: Revision, changes: dict[str, pipeline.Changes]) -> None:
+    """Say from what the record was made that the revision holds otherwise, file by file with the stages it concerns."""
+    recorded = {output.stage for output in revision.record.outputs}
+    stages_of: dict[str, list[str]] = {}
+    for stage, change in changes.items():
+        if stage not in recorded:
+            stages_of.setdefault("no record at all", []).append(stage)
+            continue
+        for path in change.dependencies:
+            stages_of.setdefault(path, []).append(stage)
+        for path in revision.record.misfits.get(stage, []):
+            stages_of.setdefault(f"{path}, not the recorded output", []).append(stage)
+    if stages_of:
+        print(f"dvc.lock of {revision} was made by other code, parameters or data than the revision holds:")
+        for what, stages in stages_of.items():
+            print(f"  {what} ({', '.join(stages)})")
+    for path in (path for change in changes.values() for path in change.outputs):
+        print(f"{path} of {revision} was edited after dvc.lock recorded it")
+
+
+def _table(rows: list[Row]) -> str:
+    cells = [(row.stage, row.path, row.recorded[:_DIGITS], row.got[:_DIGITS], row.verdict) for row in rows]
+    table: str = tabulate(cells, headers=("stage", "output", "recorded", "got", ""), disable_numparse=True)
+    return table
