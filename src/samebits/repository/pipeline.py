@@ -103,14 +103,6 @@ def fetch(root: Path, revision: str, path: str, target: Path) -> None:
     DVCFileSystem(str(root), rev=revision).get(path, str(target), recursive=True)
 
 
-def read_text(root: Path, revision: str, path: str) -> str:
-    """Read the text file `path` of `revision`, from git or DVC's cache."""
-    from dvc.api import DVCFileSystem
-
-    text: str = DVCFileSystem(str(root), rev=revision).read_text(path, encoding="utf-8")
-    return text
-
-
 def _dvc(
     root: Path, *arguments: str, capture_output: bool = False, environment: Mapping[str, str] = os.environ
 ) -> "subprocess.CompletedProcess[str]":

@@ -1,0 +1,29 @@
+"""Is dvc.lock the result of this code and these parameters? `python -m samebits.verification.lock` runs nothing to tell."""
+
+import os
+from pathlib import Path
+
+from samebits.errors import UserError, as_one_line
+from samebits.repository import pipeline
+
+
+def require_fresh(root: Path) -> None:
+    """Raise UserError where dvc.lock records other code, parameters or data than the files in `root`, or is not there.
+
+    Needs no output: a bare clone can be asked.
+    """
+    if not (root / "dvc.lock").is_file():
+        raise UserError(f"{root} has no dvc.lock: run `dvc repro`")
+    stale = {
+        stage: [*changes.dependencies, *changes.outputs]
+        for stage, changes in pipeline.changes(root, None, os.environ).items()
+        if changes.dependencies or changes.outputs
+    }
+    if stale:
+        what = "; ".join(f"{stage}: {', '.join(paths)}" for stage, paths in stale.items())
+        raise UserError(f"dvc.lock is not the result of this code and params.yaml ({what}): run `dvc repro`")
+
+
+if __name__ == "__main__":
+    with as_one_line():
+        require_fresh(Path.cwd())
