@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,6 +41,7 @@ class Repository:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=heed_interrupts,
         )
 
     def environment(self) -> dict[str, str]:
@@ -66,6 +68,11 @@ class Repository:
     def status(self) -> str:
         """Give what git sees changed."""
         return self.run("git", "status", "--porcelain").stdout
+
+
+def heed_interrupts() -> None:
+    """Let Ctrl-C reach a child, also where the tests run in the background of a shell that ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def require_program(program: str, package: str) -> None:

@@ -22,7 +22,7 @@ from samebits.repository import revisions
 from samebits.verification.explanation import Explanation
 from samebits.verification.outputs import Row, Verdict, compare
 from samebits.verification.verify import _raw_data
-from tests.conftest import FOREIGN, Repository, stages_run
+from tests.conftest import FOREIGN, Repository, heed_interrupts, stages_run
 
 CHECKPOINT, HISTORY, PICTURE = "data/model/checkpoint.safetensors", "data/model/history.csv", "data/plots/samples.png"
 KINDS = ["data/model/environment.json", "metrics/environment.json"]
@@ -323,7 +323,9 @@ def test_an_interrupted_verification_leaves_no_clone_and_no_process(
     temporary.mkdir()
     values = {name: value for name, value in os.environ.items() if name not in FOREIGN} | {"TMPDIR": str(temporary)}
     command = [Path(sys.executable).with_name("samebits"), "verify"]
-    with subprocess.Popen(command, cwd=done.root, env=values, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=done.root, env=values, stdout=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    ) as process:
         assert process.stdout
         next(line for line in process.stdout if line.startswith("> python stages/prepare.py"))
         children = psutil.Process(process.pid).children(recursive=True)
