@@ -229,7 +229,7 @@ def runs(repository: Repository) -> list[str]:
 
 def wait_for_queue(repository: Repository, names: list[str]) -> None:
     """Wait until the queue has run the experiments; all of them have to succeed."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while time.monotonic() < deadline:
         status = repository.run("dvc", "queue", "status").stdout
         states = {name: row.split()[-1] for row in status.splitlines() for name in names if f" {name} " in f" {row} "}
