@@ -326,9 +326,9 @@ def test_git_ignores_what_dvc_writes(root: Path, tmp_path: Path) -> None:
     _commit(root)
     (root / "dvc.lock").write_text("b\n")
     (root / "metrics" / "test.json").write_text("[]\n")
-    assert not git.is_dirty(root)
+    assert not git.diff(root)
     (root / "dvc.yaml").write_text("stages: {a: {cmd: b}}\n")
-    assert git.is_dirty(root)
+    assert git.diff(root)
 
     nothing = tmp_path / "nothing"
     nothing.mkdir()

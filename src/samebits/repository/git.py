@@ -41,11 +41,6 @@ def diff(workspace: Path) -> bytes:
     return _git(workspace, "diff", *plain, "HEAD", "--", ".", *_WRITTEN_BY_DVC)
 
 
-def is_dirty(workspace: Path) -> bool:
-    """Whether tracked code or parameters differ from the commit; see `diff` for what is left out."""
-    return bool(diff(workspace))
-
-
 def _git(workspace: Path, *arguments: str) -> bytes:
     # No optional locks: a training that starts must not make a `git commit` beside it fail.
     command = ["git", "--no-optional-locks", *arguments]
