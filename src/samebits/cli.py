@@ -33,6 +33,37 @@ def main() -> None:
     command = commands.add_parser("check", help="check the health of this clone and name the remedies")
     command.add_argument("--repair", action="store_true", help="remove damaged objects from DVC's cache")
     command.set_defaults(action=check, mistake=1)
+    command = commands.add_parser(
+        "compare",
+        help="tell whether one result, or one group of seeds, is better than another, or whether that is noise",
+        description="A and B: a commit, branch, tag, DVC experiment or `workspace`; or a pattern of experiments' names, as in "
+        "'lab-*', which differ in nothing but the seed.",
+        epilog="Exit code: 0, also where nothing can be told; 1 B is worse (--fail-if-worse); 2 could not be compared.",
+    )
+    command.add_argument("a", metavar="A", help="what is compared with")
+    command.add_argument("b", metavar="B", help="what is compared")
+    command.add_argument(
+        "--seeds",
+        action="store_true",
+        help="A and B stand for all results that differ from them in nothing but the seed",
+    )
+    output = command.add_mutually_exclusive_group()
+    output.add_argument("--json", dest="format", action="store_const", const="json", help="print JSON")
+    output.add_argument(
+        "--markdown", dest="format", action="store_const", const="markdown", help="print Markdown, for a pull request"
+    )
+    command.add_argument(
+        "--html", metavar="FILE", nargs="?", const="comparison.html", help="write a page too (comparison.html)"
+    )
+    command.add_argument(
+        "--fail-if-worse",
+        metavar="POINTS",
+        nargs="?",
+        type=_points,
+        const=0.0,
+        help="exit with 1 where the whole 95 %% interval says that B's accuracy is lower by more than POINTS (0) percentage points",
+    )
+    command.set_defaults(action=compare, mistake=2, format="terminal")
     arguments = parser.parse_args()
     with as_one_line(arguments.mistake):
         sys.exit(arguments.action(Path.cwd(), arguments))
@@ -50,6 +81,19 @@ def check(root: Path, arguments: argparse.Namespace) -> int:
     from samebits.verification.check import check  # here, for `samebits run` has no use for it
 
     return check(root, arguments.repair)
+
+
+def compare(folder: Path, arguments: argparse.Namespace) -> int:
+    """Compare two results or two groups of seeds; 1 where B is worse and that was asked for."""
+    from samebits.comparison.compare import compare  # here, for `samebits run` has no use for it
+    from samebits.reporting import comparison as shown
+
+    root = git.top_folder(folder)
+    if root is None:
+        raise UserError(f"{folder} is in no git repository: run this in a clone of samebits")
+    compared = compare(root, arguments.a, arguments.b, arguments.seeds)
+    print(shown.FORMATS[arguments.format](compared))
+    return int(arguments.fail_if_worse is not None and compared.is_worse(arguments.fail_if_worse))
 
 
 def run(root: Path, _: argparse.Namespace) -> int:
@@ -109,6 +153,16 @@ def _other_kind(root: Path, accuracy: float) -> str | None:
         f"The recorded result comes from another kind of machine ({'; '.join(differences)}): "
         f"its accuracy is {100 * before:.2f} %, this one's {100 * accuracy:.2f} %."
     )
+
+
+def _points(text: str) -> float:
+    try:
+        points = float(text)
+    except ValueError:
+        points = -1.0
+    if not 0 <= points <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of percentage points from 0 to 100")
+    return points
 
 
 def _say_where(pictures: Path) -> None:
