@@ -64,6 +64,17 @@ def main() -> None:
         help="exit with 1 where the whole 95 %% interval says that B's accuracy is lower by more than POINTS (0) percentage points",
     )
     command.set_defaults(action=compare, mistake=2, format="terminal")
+    command = commands.add_parser("report", help="write a page about a result: report.html")
+    command.add_argument(
+        "revision",
+        metavar="REV",
+        nargs="?",
+        default="workspace",
+        help="commit, branch, tag, DVC experiment or `workspace`",
+    )
+    command.add_argument("--against", metavar="REV", help="show the comparison with this result beside it")
+    command.add_argument("--output", metavar="FILE", default="report.html", help="where to write it (report.html)")
+    command.set_defaults(action=report, mistake=1)
     arguments = parser.parse_args()
     with as_one_line(arguments.mistake):
         sys.exit(arguments.action(Path.cwd(), arguments))
@@ -88,12 +99,29 @@ def compare(folder: Path, arguments: argparse.Namespace) -> int:
     from samebits.comparison.compare import compare  # here, for `samebits run` has no use for it
     from samebits.reporting import comparison as shown
 
-    root = git.top_folder(folder)
-    if root is None:
-        raise UserError(f"{folder} is in no git repository: run this in a clone of samebits")
-    compared = compare(root, arguments.a, arguments.b, arguments.seeds)
+    compared = compare(_repository(folder), arguments.a, arguments.b, arguments.seeds)
+    if arguments.html:
+        from samebits.reporting import page
+
+        page.write_comparison(compared, folder / arguments.html)
+        print(f"page: {arguments.html}", file=sys.stderr)
     print(shown.FORMATS[arguments.format](compared))
     return int(arguments.fail_if_worse is not None and compared.is_worse(arguments.fail_if_worse))
+
+
+def report(folder: Path, arguments: argparse.Namespace) -> int:
+    """Write the page of a result, with the comparison with another one where that is asked for."""
+    from samebits.comparison import compare, selection
+    from samebits.reporting import page
+
+    root, path = _repository(folder), folder / arguments.output
+    revision = selection.find(root, arguments.revision)
+    if arguments.against is None:
+        page.write_result(revision, path)
+    else:
+        page.write_comparison(compare.of_networks(selection.find(root, arguments.against), revision), path)
+    print(f"page: {arguments.output}")
+    return 0
 
 
 def run(root: Path, _: argparse.Namespace) -> int:
@@ -153,6 +181,12 @@ def _other_kind(root: Path, accuracy: float) -> str | None:
         f"The recorded result comes from another kind of machine ({'; '.join(differences)}): "
         f"its accuracy is {100 * before:.2f} %, this one's {100 * accuracy:.2f} %."
     )
+
+
+def _repository(folder: Path) -> Path:
+    if root := git.top_folder(folder):
+        return root
+    raise UserError(f"{folder} is in no git repository: run this in a clone of samebits")
 
 
 def _points(text: str) -> float:

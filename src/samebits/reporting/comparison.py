@@ -25,7 +25,7 @@ class Table:
 
 def to_terminal(comparison: OfNetworks | OfSeeds) -> str:
     """Give the verdict and all tables for a terminal."""
-    parts = [*_who(comparison), "", comparison.verdict, *comparison.notes]
+    parts = [*who(comparison), "", comparison.verdict, *comparison.notes]
     for table in tables(comparison):
         heading, *rows = table.rows
         parts += [
@@ -38,11 +38,11 @@ def to_terminal(comparison: OfNetworks | OfSeeds) -> str:
 def to_markdown(comparison: OfNetworks | OfSeeds) -> str:
     """Give the verdict and all tables in GitHub's Markdown; the classes are folded away."""
     overall, classes = tables(comparison)
-    who = [f"- {line}" for line in _who(comparison)]
+    listed = [f"- {_escaped(line)}" for line in who(comparison)]
     return "\n\n".join(
         [
             f"**{_escaped(comparison.verdict)}**",
-            "\n".join(_escaped(line) for line in who),
+            "\n".join(listed),
             *comparison.notes,
             _markdown(overall),
             f"<details><summary>Accuracy by class</summary>\n\n{_markdown(classes)}\n\n</details>",
@@ -124,7 +124,8 @@ def _seed_tables(comparison: OfSeeds) -> tuple[Table, Table]:
     return _table(rows), _table(classes)
 
 
-def _who(comparison: OfNetworks | OfSeeds) -> list[str]:
+def who(comparison: OfNetworks | OfSeeds) -> list[str]:
+    """Say in a line each what A and B are, and what they differ in."""
     lines = [f"A: {_title(comparison.a)}", f"B: {_title(comparison.b)}"]
     different = comparison.differences
     if different:
