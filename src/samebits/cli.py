@@ -11,7 +11,9 @@ from samebits import params
 from samebits.data import cifar10
 from samebits.errors import UserError, as_one_line
 from samebits.reporting import terminal
-from samebits.repository import git, pipeline
+from samebits.repository import git, pipeline, revisions
+
+REPORT = "report.html"
 
 
 def main() -> None:
@@ -64,7 +66,7 @@ def main() -> None:
         help="exit with 1 where the whole 95 %% interval says that B's accuracy is lower by more than POINTS (0) percentage points",
     )
     command.set_defaults(action=compare, mistake=2, format="terminal")
-    command = commands.add_parser("report", help="write a page about a result: report.html")
+    command = commands.add_parser("report", help=f"write a page about a result: {REPORT}")
     command.add_argument(
         "revision",
         metavar="REV",
@@ -73,7 +75,7 @@ def main() -> None:
         help="commit, branch, tag, DVC experiment or `workspace`",
     )
     command.add_argument("--against", metavar="REV", help="show the comparison with this result beside it")
-    command.add_argument("--output", metavar="FILE", default="report.html", help="where to write it (report.html)")
+    command.add_argument("--output", metavar="FILE", default=REPORT, help=f"where to write it ({REPORT})")
     command.set_defaults(action=report, mistake=1)
     arguments = parser.parse_args()
     with as_one_line(arguments.mistake):
@@ -105,7 +107,10 @@ def compare(folder: Path, arguments: argparse.Namespace) -> int:
 
         page.write_comparison(compared, folder / arguments.html)
         print(f"page: {arguments.html}", file=sys.stderr)
-    print(shown.FORMATS[arguments.format](compared))
+    try:
+        print(shown.FORMATS[arguments.format](compared), flush=True)
+    except BrokenPipeError:  # whoever reads has had enough, as `head` has; Python would complain again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(arguments.fail_if_worse is not None and compared.is_worse(arguments.fail_if_worse))
 
 
@@ -135,14 +140,18 @@ def run(root: Path, _: argparse.Namespace) -> int:
             cifar10.download(raw)
         except cifar10.CannotHave as error:
             return _run_on_shapes(root, error)
+    before = _lock(root)
     if code := pipeline.reproduce(root):
         return code
+    report = root / REPORT
+    if _lock(root) != before or not report.is_file():
+        _write_report(revisions.workspace(root), report)
     measured = json.loads((root / "metrics/evaluate.json").read_text(encoding="utf-8"))
     print(f"\n{settings.recipe} on {settings.data.source}, seed {settings.seed}")
     print(terminal.accuracy_table(measured))
     if sentence := _other_kind(root, measured["accuracy"]):
         print(sentence)
-    _say_where(root / "data/plots")
+    _say_where(root / "data/plots", report)
     return 0
 
 
@@ -158,9 +167,12 @@ def _run_on_shapes(root: Path, why: cifar10.CannotHave) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for path in ("data/plots", "metrics/evaluate.json"):
         pipeline.fetch(root, name, path, folder / Path(path).name)
+    report = folder / REPORT
+    if not (is_known and report.is_file()):
+        _write_report(revisions.find(root, name), report)
     print(f"\nexperiment {name} on shapes (not CIFAR-10)")
     print(terminal.accuracy_table(json.loads((folder / "evaluate.json").read_text(encoding="utf-8"))))
-    _say_where(folder / "plots")
+    _say_where(folder / "plots", report)
     return 0
 
 
@@ -199,8 +211,19 @@ def _points(text: str) -> float:
     return points
 
 
-def _say_where(pictures: Path) -> None:
-    print(f"pictures: {os.path.relpath(pictures)}/*.png   tracking page: make ui")
+def _lock(root: Path) -> bytes:
+    path = root / "dvc.lock"
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _write_report(revision: revisions.Revision, path: Path) -> None:
+    from samebits.reporting import page  # here, for a run that changes nothing has no use for it
+
+    page.write_result(revision, path)
+
+
+def _say_where(pictures: Path, report: Path) -> None:
+    print(f"report: {os.path.relpath(report)}   pictures: {os.path.relpath(pictures)}/*.png   tracking page: make ui")
 
 
 if __name__ == "__main__":

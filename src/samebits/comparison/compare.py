@@ -70,6 +70,8 @@ def compare(root: Path, name_a: str, name_b: str, with_seeds: bool) -> OfNetwork
     if not (with_seeds or selection.is_pattern(name_a) or selection.is_pattern(name_b)):
         return of_networks(selection.find(root, name_a), selection.find(root, name_b))
     group_a, group_b = (_group(root, name, with_seeds) for name in (name_a, name_b))
+    if with_seeds and not results.differences(group_a[0], group_b[0]):
+        raise UserError(f"{name_a} and {name_b} differ in nothing but the seed: with --seeds they are one group")
     if shared := {each.commit for each in group_a} & {each.commit for each in group_b}:
         common = ", ".join(str(each) for each in group_a if each.commit in shared)
         if len(shared) == len(group_a) == len(group_b):

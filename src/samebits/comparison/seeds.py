@@ -1,5 +1,6 @@
 """Seeds against seeds: trainings of one recipe with several seeds, against trainings of another."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -67,7 +68,9 @@ def compare(a: Sequence[float], b: Sequence[float]) -> Change:
     spread = max(np.ptp(group_a.values), np.ptp(group_b.values)) > 1e-12 * max(abs(group_a.mean), abs(group_b.mean))
     if min(len(a), len(b)) < MIN_SEEDS or not spread:
         return Change(group_a, group_b, difference, None, None, None)
-    test = ttest_ind(group_b.values, group_a.values, equal_var=False)
+    with warnings.catch_warnings():  # one group may well have no spread at all, as with weights that begin at zero
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        test = ttest_ind(group_b.values, group_a.values, equal_var=False)
     low, high = test.confidence_interval(CONFIDENCE)
     variances = np.array([np.var(a, ddof=1), np.var(b, ddof=1)])
     return Change(

@@ -43,10 +43,9 @@ def write(
     Nine digits tell all float32 values apart, so whoever reads it has the same `probabilities` (N, classes) again.
     """
     names = np.array(class_names)
-    table = pandas.DataFrame({"index": range(len(labels)), "true": names[labels]})
-    table["predicted"] = names[probabilities.argmax(axis=1)]
-    for position, name in enumerate(class_names):
-        table[f"{_PROBABILITY}{name}"] = probabilities[:, position]
+    labelled = {"index": range(len(labels)), "true": names[labels], "predicted": names[probabilities.argmax(axis=1)]}
+    columns = {f"{_PROBABILITY}{name}": probabilities[:, position] for position, name in enumerate(class_names)}
+    table = pandas.DataFrame(labelled | columns)
     with atomic.replacing(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
 

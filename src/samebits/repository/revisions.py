@@ -63,7 +63,8 @@ class Revision:
         from dvc.api import DVCFileSystem
 
         try:
-            content = DVCFileSystem(str(self.root), rev=self.commit).read_bytes(path)
+            # The remotes of today: a revision from before a remote was named knows of none.
+            content = DVCFileSystem(str(self.root), rev=self.commit, config=_remotes(self.root)).read_bytes(path)
         except Exception:  # a remote fails in as many ways as there are remotes
             return None
         return content if hashlib.md5(content).hexdigest() == self.md5(path) else None
@@ -119,6 +120,15 @@ def _with_record(empty: _Revision) -> _Revision:
         if not empty._file(path):
             raise UserError(f"{empty} has no {path}: {why}")
     return replace(empty, record=read_lock(empty._file("dvc.lock"), f"dvc.lock of {empty}"))
+
+
+def _remotes(root: Path) -> dict[str, Any]:
+    """Give the part of the workspace's DVC settings that names remotes."""
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repository:
+        default = repository.config["core"].get("remote")
+        return {"core": {"remote": default} if default else {}, "remote": repository.config["remote"]}
 
 
 def read_lock(content: bytes, name: str) -> Record:
