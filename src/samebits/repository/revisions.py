@@ -15,6 +15,8 @@ _WITHOUT = {
     "dvc.yaml": "it is from before the pipeline",
     "dvc.lock": "it is from before the first result, which `dvc repro` and a commit of dvc.lock record",
 }
+# The one in C, where there is one: ten times as fast, for groups of many experiments.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def read_lock(content: bytes, name: str) -> Record:
 
 def _mapping(content: bytes, name: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(content) or {}
+        values = yaml.load(content, Loader=_LOADER) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{name} is damaged: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
