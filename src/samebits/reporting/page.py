@@ -101,7 +101,7 @@ def _result(result: Result) -> dict[str, Any]:
         "mistakes": page_images.mistakes(images, table),
         "least_sure": page_images.labelled(images, table, page_images.least_sure(table)),
         "filters": page_images.filters(trained),
-        "parameters": lineage.parameters(revision),
+        "parameters": result.parameters,
         "origin": lineage.origin(revision),
         "machine": lineage.machine(revision),
         "commands": lineage.commands(revision),
