@@ -1,6 +1,9 @@
 """A real git and DVC repository for each test that wants one: this project's own files, with tiny embedded data."""
 
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported, as samebits itself sets it
+
 import shutil
 import signal
 import subprocess
