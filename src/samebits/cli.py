@@ -33,6 +33,9 @@ def main() -> None:
     command = commands.add_parser("check", help="check the health of this clone and name the remedies")
     command.add_argument("--repair", action="store_true", help="remove damaged objects from DVC's cache")
     command.set_defaults(action=check, mistake=1)
+    command = commands.add_parser("share", help="send a DVC remote what a colleague needs to restore any result known here")
+    command.add_argument("--to", metavar="REMOTE", help="the name of a DVC remote; the default one where it is left out")
+    command.set_defaults(action=share, mistake=1)
     arguments = parser.parse_args()
     with as_one_line(arguments.mistake):
         sys.exit(arguments.action(Path.cwd(), arguments))
@@ -50,6 +53,13 @@ def check(root: Path, arguments: argparse.Namespace) -> int:
     from samebits.verification.check import check  # here, for `samebits run` has no use for it
 
     return check(root, arguments.repair)
+
+
+def share(root: Path, arguments: argparse.Namespace) -> int:
+    """Send a DVC remote what a colleague needs to restore any result that this repository knows."""
+    from samebits.repository.sharing import share  # here, for `samebits run` has no use for it
+
+    return share(root, arguments.to)
 
 
 def run(root: Path, _: argparse.Namespace) -> int:

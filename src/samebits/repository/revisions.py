@@ -10,6 +10,8 @@ import yaml
 from samebits.errors import UserError
 from samebits.repository import git
 
+# The safe loader in C, ten times as fast, wherever PyYAML was built with it.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What a revision must hold, and what it means where it does not.
 _WITHOUT = {
     "dvc.yaml": "it is from before the pipeline",
@@ -50,7 +52,7 @@ class Revision:
 
     def yaml(self, path: str) -> dict[str, Any]:
         """Parse the YAML file `path`; empty where there is none. Raises UserError where it is none."""
-        return _mapping(git.read(self.root, self.commit, path), f"{path} of {self}")
+        return mapping(git.read(self.root, self.commit, path), f"{path} of {self}")
 
     def read(self, path: str) -> bytes | None:
         """Give the content of a file from git, DVC's cache or its remote; None where none of them has it whole."""
@@ -84,7 +86,7 @@ def find(root: Path, name: str) -> Revision:
 
 def read_lock(content: bytes, name: str) -> Record:
     """Read a dvc.lock. Raises UserError, calling it `name`, where it is none."""
-    stages = _mapping(content, name).get("stages", {})
+    stages = mapping(content, name).get("stages", {})
     try:
         outputs = [
             Output(stage, entry["path"], entry.get("md5", ""), entry.get("size", 0))
@@ -105,9 +107,10 @@ def read_lock(content: bytes, name: str) -> Record:
     return Record(outputs, {stage: paths for stage, paths in misfits.items() if paths})
 
 
-def _mapping(content: bytes, name: str) -> dict[str, Any]:
+def mapping(content: bytes, name: str) -> dict[str, Any]:
+    """Parse YAML that holds keys and values. Raises UserError, calling it `name`, where it does not."""
     try:
-        values = yaml.safe_load(content) or {}
+        values = yaml.load(content, _Loader) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{name} is damaged: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
