@@ -33,9 +33,22 @@ def main() -> None:
     command = commands.add_parser("check", help="check the health of this clone and name the remedies")
     command.add_argument("--repair", action="store_true", help="remove damaged objects from DVC's cache")
     command.set_defaults(action=check, mistake=1)
-    command = commands.add_parser("share", help="send a DVC remote what a colleague needs to restore any result known here")
-    command.add_argument("--to", metavar="REMOTE", help="the name of a DVC remote; the default one where it is left out")
+    command = commands.add_parser(
+        "share", help="send a DVC remote what a colleague needs to restore any result known here"
+    )
+    command.add_argument(
+        "--to", metavar="REMOTE", help="the name of a DVC remote; the default one where it is left out"
+    )
     command.set_defaults(action=share, mistake=1)
+    command = commands.add_parser("track", help="make sure that MLflow holds the run of each result")
+    command.add_argument(
+        "revisions",
+        metavar="REV",
+        nargs="*",
+        help="commits, branches, tags or DVC experiments; without one, the workspace",
+    )
+    command.add_argument("--all", action="store_true", help="every commit and experiment")
+    command.set_defaults(action=track, mistake=1)
     arguments = parser.parse_args()
     with as_one_line(arguments.mistake):
         sys.exit(arguments.action(Path.cwd(), arguments))
@@ -62,6 +75,18 @@ def share(root: Path, arguments: argparse.Namespace) -> int:
     return share(root, arguments.to)
 
 
+def track(root: Path, arguments: argparse.Namespace) -> int:
+    """Make sure that MLflow holds the run of each result."""
+    from samebits.tracking import afterwards, store  # here, for importing MLflow takes a second
+
+    if arguments.all and arguments.revisions:
+        raise UserError("--all already means every revision: leave out the others")
+    counts = afterwards.track(root, arguments.revisions, arguments.all)
+    there = f"{counts['new']} new, {counts['completed']} completed, {counts['there']} there already"
+    print(f"runs in {store.without_password(store.tracking_uri(root))}: {there}")
+    return 0
+
+
 def run(root: Path, _: argparse.Namespace) -> int:
     """Get the data, run the pipeline and show the result; without CIFAR-10, an experiment on the embedded data."""
     if not (root / "dvc.yaml").is_file():
@@ -75,6 +100,7 @@ def run(root: Path, _: argparse.Namespace) -> int:
             return _run_on_shapes(root, error)
     if code := pipeline.reproduce(root):
         return code
+    _keep_run(root, [])
     measured = json.loads((root / "metrics/evaluate.json").read_text(encoding="utf-8"))
     print(f"\n{settings.recipe} on {settings.data.source}, seed {settings.seed}")
     print(terminal.accuracy_table(measured))
@@ -92,6 +118,7 @@ def _run_on_shapes(root: Path, why: cifar10.CannotHave) -> int:
     is_known = name in pipeline.experiments(root)
     if not is_known and (code := pipeline.run_experiment(root, name, {"data.source": "shapes"})):
         return code
+    _keep_run(root, [name])
     folder = root / "data/experiments" / name
     folder.mkdir(parents=True, exist_ok=True)
     for path in ("data/plots", "metrics/evaluate.json"):
@@ -100,6 +127,16 @@ def _run_on_shapes(root: Path, why: cifar10.CannotHave) -> int:
     print(terminal.accuracy_table(json.loads((folder / "evaluate.json").read_text(encoding="utf-8"))))
     _say_where(folder / "plots")
     return 0
+
+
+def _keep_run(root: Path, revisions: list[str]) -> None:
+    """See to it that the result has its run also where DVC took it from its cache; without one it is a result all the same."""
+    from samebits.tracking import afterwards
+
+    try:
+        afterwards.track(root, revisions, everything=False)
+    except UserError as error:
+        print(f"warning: MLflow does not hold the run of this result: {error}", file=sys.stderr)
 
 
 def _other_kind(root: Path, accuracy: float) -> str | None:

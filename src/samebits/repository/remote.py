@@ -16,6 +16,7 @@ class Remote:
         self._objects = repository.cloud.get_remote_odb(name)
         self._records = repository.cloud.get_remote_odb(name, hash_name="md5-dos2unix")
         self._fs = self._objects.fs
+        self._cache = repository.cache.local
         self.url = repository.config["remote"][name]["url"]
         self.is_checked = bool(self._objects.verify)
 
@@ -52,6 +53,15 @@ class Remote:
                 **{"callback": callback, "on_error": failed.note_record},
             )
         failed.raise_first()
+
+    def fetch_objects(self, names: Sequence[str]) -> None:
+        """Fetch those of the objects that are there into DVC's cache, and none that is damaged."""
+        with self._refusing():
+            paths = [self._objects.oid_to_path(name) for name in names]
+            self._cache.add(
+                *(paths, self._fs, list(names)),
+                **{"check_exists": False, "verify": True, "on_error": lambda *_: None},
+            )
 
     def refuse(self, error: BaseException) -> UserError:
         """Give the line for what the remote, or the way to it, raised."""
@@ -109,13 +119,19 @@ def open_remote(root: Path, name: str | None, settings: Mapping[str, Any]) -> It
     known = sorted(settings["remote"])
     name = name or settings["core"].get("remote")
     if not name:
-        which = f"`dvc remote default {known[0]}` chooses one" if known else "`dvc remote add --default team URL` adds one"
+        which = (
+            f"`dvc remote default {known[0]}` chooses one" if known else "`dvc remote add --default team URL` adds one"
+        )
         raise UserError(f"no default remote is set: {which}")
     if name not in known:
-        raise UserError(f"{name} is no remote of this repository: it has {', '.join(known) or 'none'}; `dvc remote add` adds one")
+        raise UserError(
+            f"{name} is no remote of this repository: it has {', '.join(known) or 'none'}; `dvc remote add` adds one"
+        )
     scheme = settings["remote"][name]["url"].partition(":")[0]
     if scheme in ("http", "https"):
-        raise UserError(f"the remote {name} is reached by {scheme}, by which DVC shares no run records: use another protocol")
+        raise UserError(
+            f"the remote {name} is reached by {scheme}, by which DVC shares no run records: use another protocol"
+        )
     try:
         repository = Repo(str(root))
     except DvcException as error:

@@ -38,7 +38,10 @@ def share(root: Path, remote_name: str | None) -> int:
         print(f"{what}: nobody can restore those results from it", file=sys.stderr)
     if not remote.is_checked:
         command = f"`dvc remote modify {remote.name} verify true`"
-        print(f"note: nobody who pulls from {remote.name} would notice a damaged object: {command} mends that", file=sys.stderr)
+        print(
+            f"note: nobody who pulls from {remote.name} would notice a damaged object: {command} mends that",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -50,7 +53,9 @@ def _send_objects(root: Path, cache: Cache, known: Known, remote: Remote) -> dic
     lacking = sorted(name for name in here if there.get(name) != here[name])
     num_there = len(there.keys() - set(lacking))
     num_bytes = sum(here[name] for name in lacking)
-    print(f"{remote}: {_count(num_there, 'object')} there, {len(lacking)} to send, {num_bytes / 1e6:,.1f} MB", flush=True)
+    print(
+        f"{remote}: {_count(num_there, 'object')} there, {len(lacking)} to send, {num_bytes / 1e6:,.1f} MB", flush=True
+    )
     _require_whole(root, cache, lacking)
     with _bar(len(lacking), "objects") as progress:
         for are_folders in (False, True):  # the list of a folder's files goes after them, for the same reason
