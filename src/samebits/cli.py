@@ -26,7 +26,11 @@ def main() -> None:
         epilog="Exit code: 0 identical, 1 different, 2 could not be run.",
     )
     command.add_argument(
-        "revision", metavar="REV", nargs="?", default="HEAD", help="commit, branch, tag or DVC experiment"
+        "revision", metavar="REV", nargs="?", help="commit, branch, tag or DVC experiment; HEAD without one"
+    )
+    command.add_argument("--run", metavar="RUN_ID", help="an MLflow run in place of a revision")
+    command.add_argument(
+        "--keep", action="store_true", help="with --run: leave the clone that it ran in, to work there"
     )
     command.add_argument("--stage", metavar="NAME", help="run no further than this stage")
     command.set_defaults(action=verify, mistake=2)
@@ -56,9 +60,15 @@ def main() -> None:
 
 def verify(folder: Path, arguments: argparse.Namespace) -> int:
     """Run a revision once more, from nothing, and compare its outputs with what it recorded."""
-    from samebits.verification.verify import verify  # here, for `samebits run` has no use for it
+    from samebits.verification.verify import verify, verify_run  # here, for `samebits run` has no use for them
 
-    return verify(folder, arguments.revision, arguments.stage)
+    if arguments.run and arguments.revision:
+        raise UserError("give a revision or a run, not both")
+    if arguments.keep and not arguments.run:
+        raise UserError("--keep goes with --run; a revision's own worktree is made by `git worktree add`")
+    if arguments.run:
+        return verify_run(folder, arguments.run, arguments.keep, arguments.stage)
+    return verify(folder, arguments.revision or "HEAD", arguments.stage)
 
 
 def check(root: Path, arguments: argparse.Namespace) -> int:

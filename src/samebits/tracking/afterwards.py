@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,10 +20,10 @@ from samebits.repository import git, remote, revisions
 from samebits.repository.cache import Cache, md5_of
 from samebits.repository.revisions import Output, Record
 from samebits.tracking import results, runs
-from samebits.tracking.record import short
+from samebits.tracking.record import store_errors
 from samebits.tracking.results import Result
 from samebits.tracking.runs import Origin
-from samebits.tracking.store import open_store, quiet_mlflow, tracking_uri, without_password
+from samebits.tracking.store import open_store
 
 _DATA, _CHECKPOINT = "data/prepared/dataset.json", "data/model/checkpoint.safetensors"
 _HISTORY, _ENVIRONMENT = "data/model/history.csv", "data/model/environment.json"
@@ -82,7 +81,7 @@ def track(root: Path, names: Sequence[str], everything: bool) -> Counter[str]:
             else:
                 raise UserError(record)
         _fetch(root, cache, records)
-        with _store_errors(root):
+        with store_errors(root):
             store = open_store(root)
             runs.close_abandoned(store)
         bar = tqdm(records.items(), desc="tracking", unit="result", disable=None, leave=False)
@@ -90,7 +89,7 @@ def track(root: Path, names: Sequence[str], everything: bool) -> Counter[str]:
             result = _result(state, record, cache)
             if isinstance(result, Result):
                 origin = state.origin(record)
-                with _store_errors(root):
+                with store_errors(root):
                     counts[results.fill_in(store, result, origin)] += 1
             elif everything:
                 tqdm.write(f"left out: {result}", file=sys.stderr)
@@ -225,21 +224,3 @@ def _at(values: Any, key: str) -> Any:
     for part in key.split("."):
         values = values.get(part) if isinstance(values, Mapping) else None
     return values
-
-
-@contextmanager
-def _store_errors(root: Path) -> Iterator[None]:
-    """Turn what MLflow, its database or its server raise into one line."""
-    quiet_mlflow()
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:  # a server: OSError of requests
-        uri = without_password(tracking_uri(root))
-        if "out-of-date database schema" in str(error):
-            raise UserError(
-                f"{uri} has the schema of an older MLflow: copy it, then run `mlflow db upgrade {uri}`"
-            ) from None
-        raise UserError(f"the tracking store {uri} cannot be used ({short(error)})") from None

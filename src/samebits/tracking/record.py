@@ -1,16 +1,19 @@
 """What the stages call. Training and evaluation never depend on MLflow: a failure costs one warning line."""
 
+import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
+from samebits.errors import UserError
 from samebits.tracking import results, runs
-from samebits.tracking.store import Store, open_store, quiet_mlflow, without_password
+from samebits.tracking.store import Store, open_store, quiet_mlflow, tracking_uri, without_password
 
 FLUSH_SECONDS = 3.0
 WAIT_SECONDS = 60.0
@@ -147,6 +150,24 @@ def record_evaluation(
     _warn("this evaluation", attempt.wait(WAIT_SECONDS), "; the result itself is complete")
 
 
+@contextmanager
+def store_errors(root: Path) -> Iterator[None]:
+    """Turn what MLflow, its database or its server raise into one line."""
+    quiet_mlflow()
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:  # a server: OSError of requests
+        uri = without_password(tracking_uri(root))
+        if "out-of-date database schema" in str(error):
+            raise UserError(
+                f"{uri} has the schema of an older MLflow: copy it, then run `mlflow db upgrade {uri}`"
+            ) from None
+        raise UserError(f"the tracking store {uri} cannot be used ({_short(error)})") from None
+
+
 class _Attempt:
     """Work on a thread of its own, which may fail or hang without harm to the program."""
 
@@ -163,7 +184,7 @@ class _Attempt:
         self._thread.join(seconds)
         if self._thread.is_alive():
             return f"not done after {seconds:.0f} s"
-        return None if self._error is None else short(self._error)
+        return None if self._error is None else _short(self._error)
 
     def _run(self) -> None:
         try:
@@ -172,8 +193,7 @@ class _Attempt:
             self._error = error
 
 
-def short(error: BaseException) -> str:
-    """Say in a few words, without passwords, what MLflow raised."""
+def _short(error: BaseException) -> str:
     text = " ".join(str(error).split()).partition(" [SQL: ")[0]
     text = without_password(text)
     if len(text) > 180:

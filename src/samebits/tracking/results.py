@@ -46,7 +46,7 @@ class Result:
         """The artifacts."""
         listed = [asdict(output) for output in sorted(self.outputs, key=lambda output: output.path)]
         return (
-            {**self.pictures, OUTPUTS: (json.dumps(listed, indent=2) + "\\n").encode()}
+            {**self.pictures, OUTPUTS: (json.dumps(listed, indent=2) + "\n").encode()}
             if listed
             else dict(self.pictures)
         )

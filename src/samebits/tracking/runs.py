@@ -111,13 +111,8 @@ def reopen_run(store: Store, run_id: str) -> set[tuple[str, int]] | None:
 
     None where this store does not have it (any more).
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = store.client.get_run(run_id)
-    except MlflowException:
-        return None
-    if run.info.lifecycle_stage != "active":
+    run = get_run(store, run_id)
+    if run is None:
         return None
     log(store, run_id, tags=_process_tags())
     store.client.update_run(run_id, status="RUNNING")
@@ -133,6 +128,19 @@ def find_run(store: Store, content: str) -> "Run | None":
 def find_runs(store: Store, content: str) -> Sequence["Run"]:
     """All runs of the result with this `content_md5`, the oldest first: several, if machines have written at once."""
     return _search(store, f"tags.`samebits.content` = '{content}'")
+
+
+def get_run(store: Store, run_id: str) -> "Run | None":
+    """The run with this id, unless it is not there or deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = store.client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def add_origin(store: Store, run: "Run", description: Description) -> None:
