@@ -134,6 +134,22 @@ def done_template(fresh_template: Path, tmp_path_factory: pytest.TempPathFactory
     return root
 
 
+@pytest.fixture(scope="session")
+def known_template(done_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three results: one committed (momentum 0.9), one an experiment called slower (0.8), one only run (0.7)."""
+    root = tmp_path_factory.mktemp("known") / "samebits"
+    shutil.copytree(done_template, root, symlinks=True)
+    for name in ("mlflow.db", "mlartifacts"):  # whose paths lead back to the template
+        subprocess.run(["rm", "-rf", str(root / name)], check=True)
+    repository = Repository(root)
+    repository.run("dvc", "exp", "run", "--name", "slower", "--set-param", "recipes.lab.train.momentum=0.8")
+    repository.edit(lambda values: values["recipes"]["lab"]["train"].update(momentum=0.7))
+    assert repository.repro() == ["train", "evaluate"]
+    repository.run("git", "checkout", "--quiet", "--force", ".")
+    repository.run("dvc", "checkout")
+    return root
+
+
 @pytest.fixture
 def fresh(fresh_template: Path, tmp_path: Path) -> Repository:
     """The project with tiny embedded data, committed, nothing run yet."""
@@ -144,6 +160,12 @@ def fresh(fresh_template: Path, tmp_path: Path) -> Repository:
 def done(done_template: Path, tmp_path: Path) -> Repository:
     """The project with tiny embedded data, run and committed."""
     return _copy(done_template, tmp_path)
+
+
+@pytest.fixture
+def known(known_template: Path, tmp_path: Path) -> Repository:
+    """The project with a result that is committed, one that is an experiment, and one that was only run."""
+    return _copy(known_template, tmp_path)
 
 
 def _copy(template: Path, folder: Path) -> Repository:
