@@ -145,7 +145,7 @@ def test_results_that_are_lost_here_are_said_to_be(known: Repository, tmp_path: 
     md5 = checkpoint_of_run(known, 0.7)
     (known.root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
     done = share(known)
-    assert f"note: 1 object of known results ({CHECKPOINT}) are neither here nor in team" in done.stderr
+    assert f"note: neither here nor in team: 1 object of known results ({CHECKPOINT});" in done.stderr
     # Its record would make a colleague's `dvc repro --pull` stop, so it stays here.
     assert done.stdout.endswith("shared; 3 run records, 3 of them new there\n")
 

@@ -211,7 +211,7 @@ def test_an_incomplete_result_is_left_out(known: Repository) -> None:
     done = known.run("samebits", "track", "--all")
     (line,) = done.stderr.splitlines()
     assert line.startswith("left out: metrics/evaluate.json of ")
-    assert done.stdout.endswith(": 2 new, 0 completed, 0 there already\n")
+    assert done.stdout.endswith(": 2 new, 0 completed, 0 there already; 1 without a complete result left out\n")
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:///broken.db"])

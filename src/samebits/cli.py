@@ -62,11 +62,12 @@ def verify(folder: Path, arguments: argparse.Namespace) -> int:
     """Run a revision once more, from nothing, and compare its outputs with what it recorded."""
     from samebits.verification.verify import verify, verify_run  # here, for `samebits run` has no use for them
 
-    if arguments.run and arguments.revision:
+    is_run = arguments.run is not None
+    if is_run and arguments.revision is not None:
         raise UserError("give a revision or a run, not both")
-    if arguments.keep and not arguments.run:
+    if arguments.keep and not is_run:
         raise UserError("--keep goes with --run; a revision's own worktree is made by `git worktree add`")
-    if arguments.run:
+    if is_run:
         return verify_run(folder, arguments.run, arguments.keep, arguments.stage)
     return verify(folder, arguments.revision or "HEAD", arguments.stage)
 
@@ -93,6 +94,8 @@ def track(root: Path, arguments: argparse.Namespace) -> int:
         raise UserError("--all already means every revision: leave out the others")
     counts = afterwards.track(root, arguments.revisions, arguments.all)
     there = f"{counts['new']} new, {counts['completed']} completed, {counts['there']} there already"
+    if counts["left out"]:
+        there += f"; {counts['left out']} without a complete result left out"
     print(f"runs in {store.without_password(store.tracking_uri(root))}: {there}")
     return 0
 

@@ -51,10 +51,12 @@ def of(root: Path) -> Cache:
 
 def settings(root: Path) -> dict[str, Any]:
     """Give DVC's settings for the repository in `root`. Raises UserError where there is none, or DVC cannot read it."""
-    from dvc.config import Config, ConfigError
-
     if not (root / ".dvc").is_dir():
         raise UserError(f"{root} has no .dvc: run this in the root of a clone of samebits")
+    try:
+        from dvc.config import Config, ConfigError
+    except ImportError as error:
+        raise UserError(f"DVC cannot be imported ({error}): run `pip install -e .`") from None
     try:
         return dict(Config(str(root / ".dvc")))
     except ConfigError as error:

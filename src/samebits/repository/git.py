@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# All that a repository knows: its own branches, others' that it has seen, tags, DVC's experiments.
-_ALL = ("--branches", "--tags", "--remotes", "--glob=refs/exps")
+# Where commits are found: its own branches, others' that it has seen, tags.
+_BRANCHES = ("--branches", "--tags", "--remotes")
+_EXPERIMENTS = "--glob=refs/exps"
 # Refs that DVC keeps beside its experiments for its own work.
 _NO_EXPERIMENTS = ("exec", "apply", "stash", "celery")
 # DVC writes these while it runs the pipeline: they are results, not what a result was made from.
@@ -44,14 +45,15 @@ def experiment_names(workspace: Path) -> dict[str, str]:
 
 
 def commits_of(workspace: Path, *paths: str) -> list[str]:
-    """All commits that changed one of `paths`, on every branch, tag and experiment, the oldest first."""
+    """All commits that changed one of `paths`, on every branch and before every tag, the oldest first."""
     options = ("--full-history", "--topo-order", "--reverse")
-    return _git(workspace, "rev-list", *options, *_roots(workspace), "--", *paths).decode().split()
+    return _git(workspace, "rev-list", *options, *_heads(workspace), "--", *paths).decode().split()
 
 
 def versions(workspace: Path, *paths: str) -> list[bytes]:
     """The different contents that files of these paths have in any commit of any branch, tag or experiment."""
-    listed = _git(workspace, "rev-list", "--objects", "--full-history", *_roots(workspace), "--", *paths).decode()
+    roots = (*_heads(workspace), _EXPERIMENTS)
+    listed = _git(workspace, "rev-list", "--objects", "--full-history", *roots, "--", *paths).decode()
     named = dict(line.split(" ", 1) for line in listed.splitlines() if " " in line)
     with reader(workspace) as read_object:
         contents = (read_object(name) for name in named)
@@ -121,8 +123,8 @@ def diff(workspace: Path, before: str = "HEAD", after: str | None = None) -> byt
     return _git(workspace, "diff", *plain, before, *([after] if after else []), "--", ".", *_WRITTEN_BY_DVC)
 
 
-def _roots(workspace: Path) -> list[str]:
-    return [*_ALL, *(["HEAD"] if commit(workspace) else [])]
+def _heads(workspace: Path) -> list[str]:
+    return [*_BRANCHES, *(["HEAD"] if commit(workspace) else [])]
 
 
 def _git(workspace: Path, *arguments: str) -> bytes:

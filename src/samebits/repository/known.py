@@ -37,7 +37,7 @@ def not_in_git(root: Path, objects: dict[str, str]) -> dict[str, str]:
     """Leave out those whose content git holds, as it does metrics (`cache: false`)."""
     paths = sorted(set(objects.values()))
     in_git = {md5_of(content) for content in git.versions(root, *paths)} if paths else set()
-    in_workspace = {md5_of((root / path).read_bytes()) for path in paths if (root / path).is_file()}
+    in_workspace = {md5_of((root / path).read_bytes()) for path in git.present(root, *paths)} if paths else set()
     return {name: path for name, path in objects.items() if name not in in_git | in_workspace}
 
 

@@ -34,8 +34,11 @@ def share(root: Path, remote_name: str | None) -> int:
         _send_records(cache, known, lost, remote)
     if lost:
         paths = ", ".join(sorted(set(lost.values()))[:3])
-        what = f"note: {_count(len(lost), 'object')} of known results ({paths}) are neither here nor in {remote.name}"
-        print(f"{what}: nobody can restore those results from it", file=sys.stderr)
+        what = f"{_count(len(lost), 'object')} of known results ({paths})"
+        print(
+            f"note: neither here nor in {remote.name}: {what}; nobody can restore those results from it",
+            file=sys.stderr,
+        )
     if not remote.is_checked:
         command = f"`dvc remote modify {remote.name} verify true`"
         print(

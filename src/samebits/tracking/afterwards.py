@@ -20,7 +20,7 @@ from samebits.repository import git, remote, revisions
 from samebits.repository.cache import Cache, md5_of
 from samebits.repository.revisions import Output, Record
 from samebits.tracking import results, runs
-from samebits.tracking.record import store_errors
+from samebits.tracking.errors import store_errors
 from samebits.tracking.results import Result
 from samebits.tracking.runs import Origin
 from samebits.tracking.store import open_store

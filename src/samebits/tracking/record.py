@@ -1,19 +1,17 @@
 """What the stages call. Training and evaluation never depend on MLflow: a failure costs one warning line."""
 
-import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
-from samebits.errors import UserError
 from samebits.tracking import results, runs
-from samebits.tracking.store import Store, open_store, quiet_mlflow, tracking_uri, without_password
+from samebits.tracking.errors import short
+from samebits.tracking.store import Store, open_store, quiet_mlflow
 
 FLUSH_SECONDS = 3.0
 WAIT_SECONDS = 60.0
@@ -150,24 +148,6 @@ def record_evaluation(
     _warn("this evaluation", attempt.wait(WAIT_SECONDS), "; the result itself is complete")
 
 
-@contextmanager
-def store_errors(root: Path) -> Iterator[None]:
-    """Turn what MLflow, its database or its server raise into one line."""
-    quiet_mlflow()
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:  # a server: OSError of requests
-        uri = without_password(tracking_uri(root))
-        if "out-of-date database schema" in str(error):
-            raise UserError(
-                f"{uri} has the schema of an older MLflow: copy it, then run `mlflow db upgrade {uri}`"
-            ) from None
-        raise UserError(f"the tracking store {uri} cannot be used ({_short(error)})") from None
-
-
 class _Attempt:
     """Work on a thread of its own, which may fail or hang without harm to the program."""
 
@@ -184,22 +164,13 @@ class _Attempt:
         self._thread.join(seconds)
         if self._thread.is_alive():
             return f"not done after {seconds:.0f} s"
-        return None if self._error is None else _short(self._error)
+        return None if self._error is None else short(self._error)
 
     def _run(self) -> None:
         try:
             self._work()
         except BaseException as error:
             self._error = error
-
-
-def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split()).partition(" [SQL: ")[0]
-    text = without_password(text)
-    if len(text) > 180:
-        # A chain of causes: what was tried stands first, why it failed stands last.
-        text = f"{text[:85]} ... {text[-85:]}"
-    return f"{type(error).__name__}: {text}"
 
 
 def _warn(what: str, reason: str | None, reassurance: str = "") -> None:

@@ -45,13 +45,13 @@ def verify_run(folder: Path, run_id: str, keep: bool, stage: str | None = None) 
     """
     root = _root(folder)
     run = tracked.find(root, run_id)
+    _require_stage(run, stage)
     target = root / ".samebits" / "runs" / run.run_id
     if keep and target.exists():
         raise UserError(f"{target} is there already, from a run that was kept before: move it away, or work in it")
     with _clone(run, run.commit) as clone:
         if run.patch:
             clones.apply(clone, run.patch)
-        _require_stage(run, stage)
         try:
             return _repeat(run, stage, clone, set())
         finally:
