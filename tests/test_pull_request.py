@@ -32,14 +32,14 @@ def check(repository: Repository, base: str) -> dict[str, "subprocess.CompletedP
 
 
 @pytest.fixture
-def shared(known: Repository, tmp_path: Path) -> tuple[Repository, Remote]:
+def shared(quick: Repository, tmp_path: Path) -> tuple[Repository, Remote]:
     """A pull request that takes an experiment over, with all of it in the remote."""
     remote = remotes.folder(tmp_path / "team")
-    remote.add_to(known)
-    known.run("dvc", "exp", "apply", "slower")
-    known.commit("train with another momentum")
-    known.run("samebits", "share")
-    return known, remote
+    remote.add_to(quick)
+    quick.run("dvc", "exp", "apply", "other")
+    quick.commit("another seed")
+    quick.run("samebits", "share")
+    return quick, remote
 
 
 def failing(results: dict[str, "subprocess.CompletedProcess[str]"]) -> list[str]:
@@ -52,8 +52,8 @@ def test_a_result_that_is_whole_and_shared_is_green(shared: tuple[Repository, Re
     results = check(runner, "HEAD~1")
     assert failing(results) == [], [done.stderr for done in results.values()]
     summary = (tmp_path / "summary.md").read_text()
-    assert summary.startswith("### Metrics, compared with HEAD~1\n| Path ") and "| metrics/evaluate.json | " in summary
-    assert not (runner.root / "data/model/checkpoint.safetensors").exists()
+    assert summary.startswith("### Metrics, compared with HEAD~1\n| Path ") and "| metrics.json | " in summary
+    assert not (runner.root / "out.bin").exists()
 
 
 def edit_params(repository: Repository) -> None:
@@ -61,25 +61,24 @@ def edit_params(repository: Repository) -> None:
 
 
 def edit_code(repository: Repository) -> None:
-    loop = repository.root / "src/samebits/training/loop.py"
-    loop.write_text(loop.read_text() + "# changed\n")
+    work = repository.root / "work.py"
+    work.write_text(work.read_text() + "# changed\n")
 
 
 def edit_metrics(repository: Repository) -> None:
-    metrics = repository.root / "metrics/evaluate.json"
-    metrics.write_text(metrics.read_text().replace('"accuracy": ', '"accuracy": 1'))
+    (repository.root / "metrics.json").write_text('{"score": 1000000}')
 
 
-def train_on_other_data(repository: Repository) -> None:
+def made_from_other_data(repository: Repository) -> None:
     lock = repository.root / "dvc.lock"
     values = yaml.safe_load(lock.read_text())
-    for dependency in values["stages"]["train"]["deps"]:
-        if dependency["path"] == "data/prepared/dataset.json":
+    for dependency in values["stages"]["work"]["deps"]:
+        if dependency["path"] == "data.bin":
             dependency["md5"] = "0" * 32
     lock.write_text(yaml.safe_dump(values, sort_keys=False))
 
 
-@pytest.mark.parametrize("change", [edit_params, edit_code, edit_metrics, train_on_other_data])
+@pytest.mark.parametrize("change", [edit_params, edit_code, edit_metrics, made_from_other_data])
 def test_a_stale_lock_is_red(shared: tuple[Repository, Remote], change: Callable[[Repository], None]) -> None:
     author, _ = shared
     change(author)
@@ -95,7 +94,7 @@ def test_a_stale_lock_is_red(shared: tuple[Repository, Remote], change: Callable
 @pytest.mark.parametrize("how", ["missing", "partial", "no remote"])
 def test_what_is_not_in_the_remote_is_red(shared: tuple[Repository, Remote], tmp_path: Path, how: str) -> None:
     author, remote = shared
-    outputs = yaml.safe_load((author.root / "dvc.lock").read_text())["stages"]["train"]["outs"]
+    outputs = yaml.safe_load((author.root / "dvc.lock").read_text())["stages"]["work"]["outs"]
     path = tmp_path / "team/files/md5" / outputs[0]["md5"][:2] / outputs[0]["md5"][2:]
     match how:
         case "missing":
@@ -107,4 +106,4 @@ def test_what_is_not_in_the_remote_is_red(shared: tuple[Repository, Remote], tmp
     results = check(clone(author, "runner"), "HEAD~1")
     (name,) = failing(results)
     assert name == "everything that dvc.lock names is in the remote"
-    assert "data/model/checkpoint.safetensors" in results[name].stderr and "samebits share" in results[name].stderr
+    assert "out.bin" in results[name].stderr and "samebits share" in results[name].stderr

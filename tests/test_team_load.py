@@ -19,45 +19,19 @@ from tests.conftest import Repository
 from tests.remotes import clone
 
 SECONDS = 5400
-# A pipeline that DVC runs in a second: one file, which the seed decides.
-QUICK = {
-    "dvc.yaml": """
-stages:
-  work:
-    cmd: python work.py
-    params: [seed]
-    deps: [work.py]
-    outs: [out.bin]
-""",
-    "work.py": """
-import random, yaml
-seed = yaml.safe_load(open("params.yaml"))["seed"]
-open("out.bin", "wb").write(random.Random(seed).randbytes(300_000))
-""",
-    "params.yaml": "seed: 0\n",
-}
-
-
-@pytest.fixture
-def quick(tmp_path: Path) -> Repository:
-    repository = Repository(tmp_path / "quick")
-    repository.root.mkdir()
-    for name, content in QUICK.items():
-        (repository.root / name).write_text(content)
-    repository.run("git", "init", "--quiet", "--initial-branch=main")
-    repository.run("dvc", "init", "--quiet")
-    remotes.folder(tmp_path / "team").add_to(repository)
-    return repository
 
 
 @pytest.mark.parametrize("number", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_all_that_two_clones_share_at_once_is_restored_from_a_third(quick: Repository, number: int) -> None:
+def test_all_that_two_clones_share_at_once_is_restored_from_a_third(
+    quick: Repository, tmp_path: Path, number: int
+) -> None:
+    remotes.folder(tmp_path / "team").add_to(quick)
     both = [clone(quick, name) for name in ("first", "second")]
     made: dict[int, bytes] = {}
     for index, repository in enumerate(both):
-        for seed in range(1 + number * index, 1 + number * (index + 1)):
+        for seed in range(10 + number * index, 10 + number * (index + 1)):
             (repository.root / "params.yaml").write_text(f"seed: {seed}\n")
-            assert repository.repro() == ["work"]
+            assert "work" in repository.repro()
             made[seed] = (repository.root / "out.bin").read_bytes()
     draw = random.Random(0)
     for _ in range(3):  # both at once, each killed at some moment
@@ -73,7 +47,7 @@ def test_all_that_two_clones_share_at_once_is_restored_from_a_third(quick: Repos
     third = clone(quick, "third")
     for seed, content in made.items():
         (third.root / "params.yaml").write_text(f"seed: {seed}\n")
-        assert third.repro("--pull") == []
+        assert "work" not in third.repro("--pull")
         assert (third.root / "out.bin").read_bytes() == content
 
 
