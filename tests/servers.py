@@ -42,8 +42,8 @@ def postgresql() -> Iterator[str]:
         command = [*as_user, *serve, "-c", f"unix_socket_directories={folder}"]
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
     try:
-        wait_for_port(port)
-        yield f"postgresql://mlflow@127.0.0.1:{port}/postgres"
+        wait_for_port(port, seconds=300)
+        yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
     finally:
         process.send_signal(signal.SIGINT)  # its fast way to end
         process.wait()
@@ -77,7 +77,7 @@ class TrackingServer:
             self.process = subprocess.Popen(
                 command, cwd=self.artifacts.parent, env=environment, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while True:
             try:
                 urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
@@ -98,8 +98,8 @@ class TrackingServer:
 def tracking_server(database: str, folder: Path) -> Iterator[TrackingServer]:
     """Run a server that keeps runs in `database` and artifacts in `folder`."""
     server = TrackingServer(database, folder / "artifacts", free_port())
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.kill()

@@ -36,7 +36,7 @@ def share(root: Path, remote_name: str | None) -> int:
         paths = ", ".join(sorted(set(lost.values()))[:3])
         what = f"{_count(len(lost), 'object')} of known results ({paths})"
         print(
-            f"note: neither here nor in {remote.name}: {what}; nobody can restore those results from it",
+            f"note: neither here nor in {remote.name}: {what}; whoever made those has to share too",
             file=sys.stderr,
         )
     if not remote.is_checked:
