@@ -57,7 +57,7 @@ def undeclared(stage: str, definition: dict, files: set[str]) -> set[str]:
         and "." in Path(name).name  # a folder is opened to make a rename in it durable
         and not name.startswith(exempt)
         and not any(name == each or name.startswith(f"{each}/") for each in declared)
-        and name != "dvc.yaml"  # an artifact of the MLflow run
+        and name not in ("dvc.yaml", "dvc.lock")  # for the MLflow run
     }
 
 

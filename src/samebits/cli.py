@@ -26,13 +26,33 @@ def main() -> None:
         epilog="Exit code: 0 identical, 1 different, 2 could not be run.",
     )
     command.add_argument(
-        "revision", metavar="REV", nargs="?", default="HEAD", help="commit, branch, tag or DVC experiment"
+        "revision", metavar="REV", nargs="?", help="commit, branch, tag or DVC experiment; HEAD without one"
+    )
+    command.add_argument("--run", metavar="RUN_ID", help="an MLflow run in place of a revision")
+    command.add_argument(
+        "--keep", action="store_true", help="with --run: leave the clone that it ran in, to work there"
     )
     command.add_argument("--stage", metavar="NAME", help="run no further than this stage")
     command.set_defaults(action=verify, mistake=2)
     command = commands.add_parser("check", help="check the health of this clone and name the remedies")
     command.add_argument("--repair", action="store_true", help="remove damaged objects from DVC's cache")
     command.set_defaults(action=check, mistake=1)
+    command = commands.add_parser(
+        "share", help="send a DVC remote what a colleague needs to restore any result known here"
+    )
+    command.add_argument(
+        "--to", metavar="REMOTE", help="the name of a DVC remote; the default one where it is left out"
+    )
+    command.set_defaults(action=share, mistake=1)
+    command = commands.add_parser("track", help="make sure that MLflow holds the run of each result")
+    command.add_argument(
+        "revisions",
+        metavar="REV",
+        nargs="*",
+        help="commits, branches, tags or DVC experiments; without one, the workspace",
+    )
+    command.add_argument("--all", action="store_true", help="every commit and experiment")
+    command.set_defaults(action=track, mistake=1)
     arguments = parser.parse_args()
     with as_one_line(arguments.mistake):
         sys.exit(arguments.action(Path.cwd(), arguments))
@@ -40,9 +60,16 @@ def main() -> None:
 
 def verify(folder: Path, arguments: argparse.Namespace) -> int:
     """Run a revision once more, from nothing, and compare its outputs with what it recorded."""
-    from samebits.verification.verify import verify  # here, for `samebits run` has no use for it
+    from samebits.verification.verify import verify, verify_run  # here, for `samebits run` has no use for them
 
-    return verify(folder, arguments.revision, arguments.stage)
+    is_run = arguments.run is not None
+    if is_run and arguments.revision is not None:
+        raise UserError("give a revision or a run, not both")
+    if arguments.keep and not is_run:
+        raise UserError("--keep goes with --run; a revision's own worktree is made by `git worktree add`")
+    if is_run:
+        return verify_run(folder, arguments.run, arguments.keep, arguments.stage)
+    return verify(folder, arguments.revision or "HEAD", arguments.stage)
 
 
 def check(root: Path, arguments: argparse.Namespace) -> int:
@@ -50,6 +77,27 @@ def check(root: Path, arguments: argparse.Namespace) -> int:
     from samebits.verification.check import check  # here, for `samebits run` has no use for it
 
     return check(root, arguments.repair)
+
+
+def share(root: Path, arguments: argparse.Namespace) -> int:
+    """Send a DVC remote what a colleague needs to restore any result that this repository knows."""
+    from samebits.repository.sharing import share  # here, for `samebits run` has no use for it
+
+    return share(root, arguments.to)
+
+
+def track(root: Path, arguments: argparse.Namespace) -> int:
+    """Make sure that MLflow holds the run of each result."""
+    from samebits.tracking import afterwards, store  # here, for importing MLflow takes a second
+
+    if arguments.all and arguments.revisions:
+        raise UserError("--all already means every revision: leave out the others")
+    counts = afterwards.track(root, arguments.revisions, arguments.all)
+    there = f"{counts['new']} new, {counts['completed']} completed, {counts['there']} there already"
+    if counts["left out"]:
+        there += f"; {counts['left out']} without a complete result left out"
+    print(f"runs in {store.without_password(store.tracking_uri(root))}: {there}")
+    return 0
 
 
 def run(root: Path, _: argparse.Namespace) -> int:
@@ -65,6 +113,7 @@ def run(root: Path, _: argparse.Namespace) -> int:
             return _run_on_shapes(root, error)
     if code := pipeline.reproduce(root):
         return code
+    _keep_run(root, [])
     measured = json.loads((root / "metrics/evaluate.json").read_text(encoding="utf-8"))
     print(f"\n{settings.recipe} on {settings.data.source}, seed {settings.seed}")
     print(terminal.accuracy_table(measured))
@@ -82,6 +131,7 @@ def _run_on_shapes(root: Path, why: cifar10.CannotHave) -> int:
     is_known = name in pipeline.experiments(root)
     if not is_known and (code := pipeline.run_experiment(root, name, {"data.source": "shapes"})):
         return code
+    _keep_run(root, [name])
     folder = root / "data/experiments" / name
     folder.mkdir(parents=True, exist_ok=True)
     for path in ("data/plots", "metrics/evaluate.json"):
@@ -90,6 +140,16 @@ def _run_on_shapes(root: Path, why: cifar10.CannotHave) -> int:
     print(terminal.accuracy_table(json.loads((folder / "evaluate.json").read_text(encoding="utf-8"))))
     _say_where(folder / "plots")
     return 0
+
+
+def _keep_run(root: Path, revisions: list[str]) -> None:
+    """See to it that the result has its run also where DVC took it from its cache; without one it is a result all the same."""
+    from samebits.tracking import afterwards
+
+    try:
+        afterwards.track(root, revisions, everything=False)
+    except UserError as error:
+        print(f"warning: MLflow does not hold the run of this result: {error}", file=sys.stderr)
 
 
 def _other_kind(root: Path, accuracy: float) -> str | None:
