@@ -4,13 +4,16 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench ui lint check-lock golden
+.PHONY: help run report test bench ui lint check-lock golden
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 run: $(VENV)/installed  ## get the data, run the pipeline, show the result
 	@samebits run
+
+report: $(VENV)/installed  ## write report.html, a page about the result in the workspace
+	@samebits report
 
 test: $(VENV)/installed-dev  ## run all tests
 	python -m pytest -n auto --maxprocesses 4 --cov --cov-report=term

@@ -28,11 +28,15 @@ def test_a_clone_is_run_and_the_result_shown(fresh: Repository) -> None:
     assert re.search(r"^  crescent +\d+\.\d\d %", output, re.MULTILINE)
     assert "data/plots/*.png" in output and "make ui" in output
     assert len(list((fresh.root / "data/plots").glob("*.png"))) == 7
+    assert "report: report.html" in output and f"{100 * accuracy:.2f} %" in (fresh.root / "report.html").read_text()
+    assert "report.html" not in fresh.status()
 
 
 def test_a_second_run_changes_nothing_and_shows_the_result(done: Repository) -> None:
     before = (done.root / "dvc.lock").read_bytes()
+    (done.root / "report.html").write_text("the page of this very result")
     output = make(done, "run")
+    assert (done.root / "report.html").read_text() == "the page of this very result"
     assert stages_run(output) == []
     assert "accuracy" in output and "another kind of machine" not in output
     assert done.status() == "" and (done.root / "dvc.lock").read_bytes() == before
@@ -64,6 +68,7 @@ def test_without_cifar10_the_embedded_data_runs_as_an_experiment(fresh: Reposito
     assert name
     assert f"data/experiments/{name[1]}/plots/*.png" in output
     assert len(list((fresh.root / f"data/experiments/{name[1]}/plots").glob("*.png"))) == 7
+    assert "lab on shapes, seed 0" in (fresh.root / f"data/experiments/{name[1]}/report.html").read_text()
 
     again = make(fresh, "run", **OFFLINE)
     assert stages_run(again) == [] and f"experiment {name[1]} on shapes" in again

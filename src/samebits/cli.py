@@ -11,7 +11,9 @@ from samebits import params
 from samebits.data import cifar10
 from samebits.errors import UserError, as_one_line
 from samebits.reporting import terminal
-from samebits.repository import git, pipeline
+from samebits.repository import git, pipeline, revisions
+
+REPORT = "report.html"
 
 
 def main() -> None:
@@ -53,6 +55,48 @@ def main() -> None:
     )
     command.add_argument("--all", action="store_true", help="every commit and experiment")
     command.set_defaults(action=track, mistake=1)
+    command = commands.add_parser(
+        "compare",
+        help="tell whether one result, or one group of seeds, is better than another, or whether that is noise",
+        description="A and B: a commit, branch, tag, DVC experiment or `workspace`; or a pattern of experiments' names, as in "
+        "'lab-*', which differ in nothing but the seed.",
+        epilog="Exit code: 0, also where nothing can be told; 1 B is worse (--fail-if-worse); 2 could not be compared.",
+    )
+    command.add_argument("a", metavar="A", help="what is compared with")
+    command.add_argument("b", metavar="B", help="what is compared")
+    command.add_argument(
+        "--seeds",
+        action="store_true",
+        help="A and B stand for all results that differ from them in nothing but the seed",
+    )
+    output = command.add_mutually_exclusive_group()
+    output.add_argument("--json", dest="format", action="store_const", const="json", help="print JSON")
+    output.add_argument(
+        "--markdown", dest="format", action="store_const", const="markdown", help="print Markdown, for a pull request"
+    )
+    command.add_argument(
+        "--html", metavar="FILE", nargs="?", const="comparison.html", help="write a page too (comparison.html)"
+    )
+    command.add_argument(
+        "--fail-if-worse",
+        metavar="POINTS",
+        nargs="?",
+        type=_points,
+        const=0.0,
+        help="exit with 1 where the whole 95 %% interval says that B's accuracy is lower by more than POINTS (0) percentage points",
+    )
+    command.set_defaults(action=compare, mistake=2, format="terminal")
+    command = commands.add_parser("report", help=f"write a page about a result: {REPORT}")
+    command.add_argument(
+        "revision",
+        metavar="REV",
+        nargs="?",
+        default="workspace",
+        help="commit, branch, tag, DVC experiment or `workspace`",
+    )
+    command.add_argument("--against", metavar="REV", help="show the comparison with this result beside it")
+    command.add_argument("--output", metavar="FILE", default=REPORT, help=f"where to write it ({REPORT})")
+    command.set_defaults(action=report, mistake=1)
     arguments = parser.parse_args()
     with as_one_line(arguments.mistake):
         sys.exit(arguments.action(Path.cwd(), arguments))
@@ -100,6 +144,39 @@ def track(root: Path, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def compare(folder: Path, arguments: argparse.Namespace) -> int:
+    """Compare two results or two groups of seeds; 1 where B is worse and that was asked for."""
+    from samebits.comparison.compare import compare  # here, for `samebits run` has no use for it
+    from samebits.reporting import comparison as shown
+
+    compared = compare(_repository(folder), arguments.a, arguments.b, arguments.seeds)
+    if arguments.html:
+        from samebits.reporting import page
+
+        page.write_comparison(compared, folder / arguments.html)
+        print(f"page: {arguments.html}", file=sys.stderr)
+    try:
+        print(shown.FORMATS[arguments.format](compared), flush=True)
+    except BrokenPipeError:  # whoever reads has had enough, as `head` has; Python would complain again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return int(arguments.fail_if_worse is not None and compared.is_worse(arguments.fail_if_worse))
+
+
+def report(folder: Path, arguments: argparse.Namespace) -> int:
+    """Write the page of a result, with the comparison with another one where that is asked for."""
+    from samebits.comparison import compare, selection
+    from samebits.reporting import page
+
+    root, path = _repository(folder), folder / arguments.output
+    revision = selection.find(root, arguments.revision)
+    if arguments.against is None:
+        page.write_result(revision, path)
+    else:
+        page.write_comparison(compare.of_networks(selection.find(root, arguments.against), revision), path)
+    print(f"page: {arguments.output}")
+    return 0
+
+
 def run(root: Path, _: argparse.Namespace) -> int:
     """Get the data, run the pipeline and show the result; without CIFAR-10, an experiment on the embedded data."""
     if not (root / "dvc.yaml").is_file():
@@ -111,15 +188,19 @@ def run(root: Path, _: argparse.Namespace) -> int:
             cifar10.download(raw)
         except cifar10.CannotHave as error:
             return _run_on_shapes(root, error)
+    before = _lock(root)
     if code := pipeline.reproduce(root):
         return code
     _keep_run(root, [])
+    report = root / REPORT
+    if _lock(root) != before or not report.is_file():
+        _write_report(revisions.workspace(root), report)
     measured = json.loads((root / "metrics/evaluate.json").read_text(encoding="utf-8"))
     print(f"\n{settings.recipe} on {settings.data.source}, seed {settings.seed}")
     print(terminal.accuracy_table(measured))
     if sentence := _other_kind(root, measured["accuracy"]):
         print(sentence)
-    _say_where(root / "data/plots")
+    _say_where(root / "data/plots", report)
     return 0
 
 
@@ -136,9 +217,12 @@ def _run_on_shapes(root: Path, why: cifar10.CannotHave) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     for path in ("data/plots", "metrics/evaluate.json"):
         pipeline.fetch(root, name, path, folder / Path(path).name)
+    report = folder / REPORT
+    if not (is_known and report.is_file()):
+        _write_report(revisions.find(root, name), report)
     print(f"\nexperiment {name} on shapes (not CIFAR-10)")
     print(terminal.accuracy_table(json.loads((folder / "evaluate.json").read_text(encoding="utf-8"))))
-    _say_where(folder / "plots")
+    _say_where(folder / "plots", report)
     return 0
 
 
@@ -171,8 +255,35 @@ def _other_kind(root: Path, accuracy: float) -> str | None:
     )
 
 
-def _say_where(pictures: Path) -> None:
-    print(f"pictures: {os.path.relpath(pictures)}/*.png   tracking page: make ui")
+def _repository(folder: Path) -> Path:
+    if root := git.top_folder(folder):
+        return root
+    raise UserError(f"{folder} is in no git repository: run this in a clone of samebits")
+
+
+def _points(text: str) -> float:
+    try:
+        points = float(text)
+    except ValueError:
+        points = -1.0
+    if not 0 <= points <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of percentage points from 0 to 100")
+    return points
+
+
+def _lock(root: Path) -> bytes:
+    path = root / "dvc.lock"
+    return path.read_bytes() if path.is_file() else b""
+
+
+def _write_report(revision: revisions.Revision, path: Path) -> None:
+    from samebits.reporting import page  # here, for a run that changes nothing has no use for it
+
+    page.write_result(revision, path)
+
+
+def _say_where(pictures: Path, report: Path) -> None:
+    print(f"report: {os.path.relpath(report)}   pictures: {os.path.relpath(pictures)}/*.png   tracking page: make ui")
 
 
 if __name__ == "__main__":

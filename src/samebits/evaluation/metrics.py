@@ -31,8 +31,7 @@ def calibration(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) 
     """Compare confidence with accuracy for probabilities (N, classes) and true labels (N,)."""
     confidence = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == labels
-    # Bins are open on the left and closed on the right, as in the paper.
-    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+    bins = bins_of(confidence)
     count = np.bincount(bins, minlength=NUM_BINS)
     sums = [np.bincount(bins, weights, minlength=NUM_BINS) for weights in (confidence, correct)]
     with np.errstate(invalid="ignore"):
@@ -41,10 +40,23 @@ def calibration(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) 
     return Calibration(mean_confidence, accuracy, count, error)
 
 
+def bins_of(confidence: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Give the bin of each confidence (N,): open on the left and closed on the right, as in the paper."""
+    bins: NDArray[np.int64] = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+    return bins
+
+
 def confusion_counts(labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
     """Count images by true class (rows) and predicted class (columns): int64 (classes, classes)."""
     flat = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     return flat.reshape(num_classes, num_classes)
+
+
+def cross_entropies(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Give the cross-entropy (nats) of each image (N,), for probabilities (N, classes) and true labels (N,)."""
+    tiny = np.finfo(np.float64).tiny  # a probability of 0 costs much, but a finite loss
+    losses: NDArray[np.float64] = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], tiny))
+    return losses
 
 
 def summarize(
@@ -64,8 +76,7 @@ def summarize(
     counts = confusion_counts(labels, probabilities.argmax(axis=1), len(class_names))
     right, total = int(counts.trace()), int(counts.sum())
     interval = binomtest(right, total).proportion_ci(confidence_level=0.95, method="wilson")
-    tiny = np.finfo(np.float64).tiny  # a probability of 0 costs much, but a finite loss
-    loss = -np.log(np.maximum(probabilities[np.arange(total), labels], tiny)).mean()
+    loss = cross_entropies(probabilities, labels).mean()
     per_class = {
         name: {
             "accuracy": _share(counts[index, index], counts[index].sum()),

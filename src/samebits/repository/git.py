@@ -107,6 +107,14 @@ class Reader:
         return content if words[1] == b"blob" else None
 
 
+def tips(workspace: Path) -> dict[str, str]:
+    """The names of all branches and tags by commit; a branch before a tag."""
+    # A tag with a message is an object of its own, and the commit stands behind it.
+    shown = "--format=%(objectname) %(*objectname) %(refname:short)"
+    listed = _git(workspace, "for-each-ref", "--sort=-refname", shown, "refs/tags", "refs/heads").decode()
+    return {peeled or own: name for own, peeled, name in (line.split(" ", 2) for line in listed.splitlines())}
+
+
 def uncommitted(workspace: Path) -> list[str]:
     """The files that no commit holds as they are in `workspace`, also untracked ones."""
     listed = _git(workspace, "status", "--porcelain", "--no-renames", "-z").decode(errors="replace")

@@ -4,7 +4,7 @@ import hashlib
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -61,20 +61,52 @@ class Revision:
 
     def yaml(self, path: str) -> dict[str, Any]:
         """Parse the YAML file `path`; empty where there is none. Raises UserError where it is none."""
-        return mapping(git.read(self.root, self.commit, path), f"{path} of {self}")
+        return mapping(self._file(path), f"{path} of {self}")
+
+    def md5(self, path: str) -> str | None:
+        """Give the recorded hash of an output; None where there is no such output."""
+        return next((output.md5 for output in self.record.outputs if output.path == path), None)
 
     def read(self, path: str) -> bytes | None:
         """Give the content of a file from git, DVC's cache or its remote; None where none of them has it whole."""
-        if content := git.read(self.root, self.commit, path):
+        if content := self._file(path):
             return content
         from dvc.api import DVCFileSystem
 
         try:
-            content = DVCFileSystem(str(self.root), rev=self.commit).read_bytes(path)
+            # The remotes of today: a revision from before a remote was named knows of none.
+            content = DVCFileSystem(str(self.root), rev=self.commit, config=_remotes(self.root)).read_bytes(path)
         except Exception:  # a remote fails in as many ways as there are remotes
             return None
-        recorded = {output.md5 for output in self.record.outputs if output.path == path}
-        return content if hashlib.md5(content).hexdigest() in recorded else None
+        return content if hashlib.md5(content).hexdigest() == self.md5(path) else None
+
+    def _file(self, path: str) -> bytes:
+        return git.read(self.root, self.commit, path)
+
+
+@dataclass(frozen=True)
+class Workspace(Revision):
+    """What lies in the workspace now, and what its dvc.lock records; `commit` is the one that it stands on."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def read(self, path: str) -> bytes | None:
+        """Give the content of a file from the workspace or DVC's cache; None where neither has it as it is recorded."""
+        from dvc.api import DVCFileSystem
+
+        try:
+            content = self._file(path) or DVCFileSystem(str(self.root)).read_bytes(path)
+        except Exception:  # a remote fails in as many ways as there are remotes
+            return None
+        return content if self.md5(path) in (None, hashlib.md5(content).hexdigest()) else None
+
+    def _file(self, path: str) -> bytes:
+        file = self.root / path
+        return file.read_bytes() if file.is_file() else b""
+
+
+_Revision = TypeVar("_Revision", bound=Revision)
 
 
 def find(root: Path, name: str) -> Revision:
@@ -86,11 +118,28 @@ def find(root: Path, name: str) -> Revision:
         )
     if len(commits) > 1:
         raise UserError(f"{name} is the name of {len(commits)} experiments: give a commit, {', '.join(commits)}")
-    empty = Revision(root, name, commits[0], Record([], {}))
+    return _with_record(Revision(root, name, commits[0], Record([], {})))
+
+
+def workspace(root: Path) -> Workspace:
+    """Give what lies in the workspace `root`. Raises UserError where it holds no result."""
+    return _with_record(Workspace(root, "workspace", git.commit(root) or "", Record([], {})))
+
+
+def _with_record(empty: _Revision) -> _Revision:
     for path, why in _WITHOUT.items():
-        if not git.read(root, empty.commit, path):
+        if not empty._file(path):
             raise UserError(f"{empty} has no {path}: {why}")
-    return replace(empty, record=read_lock(git.read(root, empty.commit, "dvc.lock"), f"dvc.lock of {empty}"))
+    return replace(empty, record=read_lock(empty._file("dvc.lock"), f"dvc.lock of {empty}"))
+
+
+def _remotes(root: Path) -> dict[str, Any]:
+    """Give the part of the workspace's DVC settings that names remotes."""
+    from dvc.repo import Repo
+
+    with Repo(str(root)) as repository:
+        default = repository.config["core"].get("remote")
+        return {"core": {"remote": default} if default else {}, "remote": repository.config["remote"]}
 
 
 def read_lock(content: bytes, name: str) -> Record:

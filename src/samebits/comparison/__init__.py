@@ -1,0 +1,1 @@
+"""Two results, or two groups of seeds: what their difference is worth."""

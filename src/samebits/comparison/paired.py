@@ -1,0 +1,159 @@
+"""One network against another on the same images: what each gets right, and whether the difference is chance.
+
+All of it speaks of these two networks. Two trainings of one recipe are two networks too, and differ.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap, norm, ttest_rel
+
+from samebits.comparison.statistics import ALPHA, CONFIDENCE, Estimate, holm
+from samebits.evaluation import metrics
+from samebits.evaluation.predictions import Predictions
+
+_NUM_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Accuracy of two networks on the same images, as shares; `difference` is B − A.
+
+    `p` is that of McNemar's exact test; in the accuracies of each class it is corrected by Holm.
+    """
+
+    num_images: int
+    a: Estimate
+    b: Estimate
+    difference: Estimate
+    only_a: int  # images that A alone gets right
+    only_b: int
+    p: float
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether chance alone would seldom give two equally good networks this difference."""
+        return self.p < ALPHA
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Network B against network A. `changed` counts the images that get another class, right or wrong.
+
+    `flipped_to_right` and `flipped_to_wrong` are indices of images: those that only B gets right, and only A.
+    """
+
+    overall: Accuracies
+    per_class: dict[str, Accuracies]  # without the classes that have no image
+    loss: tuple[Estimate, Estimate, Estimate]  # of A, of B, B − A; nats
+    calibration_error: tuple[Estimate, Estimate, Estimate]
+    changed: int
+    flipped_to_right: NDArray[np.int64]
+    flipped_to_wrong: NDArray[np.int64]
+
+
+def compare(a: Predictions, b: Predictions) -> Pair:
+    """Compare two networks by their predictions for the same images."""
+    per_class = {
+        name: accuracies(a.is_right[chosen], b.is_right[chosen])
+        for position, name in enumerate(a.class_names)
+        if (chosen := a.labels == position).any()
+    }
+    corrected = holm([each.p for each in per_class.values()])
+    return Pair(
+        overall=accuracies(a.is_right, b.is_right),
+        per_class={
+            name: Accuracies(**{**vars(each), "p": p})
+            for (name, each), p in zip(per_class.items(), corrected, strict=True)
+        },
+        loss=_losses(a, b),
+        calibration_error=_calibration_errors(a, b),
+        changed=int((a.predicted != b.predicted).sum()),
+        flipped_to_right=np.flatnonzero(b.is_right & ~a.is_right),
+        flipped_to_wrong=np.flatnonzero(a.is_right & ~b.is_right),
+    )
+
+
+def accuracies(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> Accuracies:
+    """Compare two networks by which of the same N ≥ 1 images each gets right, both bool (N,)."""
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    number = len(right_a)
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    both, neither = int((right_a & right_b).sum()), int((~right_a & ~right_b).sum())
+    return Accuracies(
+        num_images=number,
+        a=_share(int(right_a.sum()), number),
+        b=_share(int(right_b.sum()), number),
+        difference=paired_difference(only_a, only_b, number),
+        only_a=only_a,
+        only_b=only_b,
+        p=float(mcnemar([[both, only_a], [only_b, neither]], exact=True).pvalue),
+    )
+
+
+def paired_difference(only_a: int, only_b: int, number: int) -> Estimate:
+    """Estimate B's accuracy less A's on the same `number` images.
+
+    The interval is the adjusted Wald interval of Bonett and Price (Adjusted Wald confidence interval for a difference of
+    binomial proportions based on paired data, 2012, equation 9): it takes one image more for each network.
+    """
+    share_a, share_b = (only_a + 1) / (number + 2), (only_b + 1) / (number + 2)
+    centre = share_b - share_a
+    error = np.sqrt((share_a + share_b - centre**2) / (number + 2))
+    low, high = norm.interval(CONFIDENCE, loc=centre, scale=error)
+    return Estimate((only_b - only_a) / number, max(float(low), -1.0), min(float(high), 1.0))
+
+
+def _share(right: int, number: int) -> Estimate:
+    """Estimate an accuracy; the interval is Wilson's (1927)."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(right, number, alpha=ALPHA, method="wilson")
+    return Estimate(right / number, float(low), float(high))
+
+
+def _losses(a: Predictions, b: Predictions) -> tuple[Estimate, Estimate, Estimate]:
+    """Mean cross-entropy of both; the interval of the difference is that of Student's paired t-test over images."""
+    each_a, each_b = (
+        metrics.cross_entropies(a.probabilities, a.labels),
+        metrics.cross_entropies(b.probabilities, b.labels),
+    )
+    difference = Estimate(float((each_b - each_a).mean()))
+    if len(each_a) > 1 and (each_b - each_a).std() > 0:
+        low, high = ttest_rel(each_b, each_a).confidence_interval(CONFIDENCE)
+        difference = Estimate(difference.value, float(low), float(high))
+    return Estimate(float(each_a.mean())), Estimate(float(each_b.mean())), difference
+
+
+def _calibration_errors(a: Predictions, b: Predictions) -> tuple[Estimate, Estimate, Estimate]:
+    """Expected calibration error of both; the interval of the difference is from a basic bootstrap over images.
+
+    The basic bootstrap, for resampling inflates a calibration error that is near 0: it takes that back.
+    """
+    errors = [metrics.calibration(each.probabilities, each.labels) for each in (a, b)]
+    estimates = [Estimate(each.error) for each in errors]
+    difference = Estimate(errors[1].error - errors[0].error)
+    everything = np.arange(len(a.labels))
+    if len(everything) == 1 or np.array_equal(a.probabilities, b.probabilities):
+        return estimates[0], estimates[1], difference
+    parts = [
+        (metrics.bins_of(confidence := each.probabilities.max(axis=1)), each.is_right - confidence) for each in (a, b)
+    ]
+
+    def change(images: NDArray[np.int64]) -> float:
+        before, after = (np.abs(np.bincount(bins[images], gaps[images])).sum() / len(images) for bins, gaps in parts)
+        return float(after - before)
+
+    interval = bootstrap(
+        (everything,),
+        change,
+        vectorized=False,
+        method="basic",
+        n_resamples=_NUM_RESAMPLES,
+        batch=50,  # resamples in memory at once
+        confidence_level=CONFIDENCE,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return estimates[0], estimates[1], Estimate(difference.value, float(interval.low), float(interval.high))

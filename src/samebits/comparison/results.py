@@ -1,0 +1,145 @@
+"""A result to compare: what the network predicted for each test image, and all that its dvc.lock says decided it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from samebits.data import prepared
+from samebits.errors import UserError
+from samebits.evaluation import predictions
+from samebits.evaluation.predictions import Predictions
+from samebits.repository.revisions import Revision, Workspace
+
+PREDICTIONS = "data/evaluation/predictions.csv"
+DESCRIPTION = f"data/prepared/{prepared.DESCRIPTION}"
+_TEST_IMAGES = "data/prepared/test.safetensors"
+_ENVIRONMENT = "metrics/environment.json"
+_SEED = "seed"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A revision's predictions, the description of their data, and its `facts`: parameters and hashes by name."""
+
+    revision: Revision
+    predictions: Predictions
+    description: prepared.Description
+    facts: dict[str, str]
+
+    @property
+    def title(self) -> str:
+        """Recipe, data and seed, in a few words."""
+        return f"{self.facts.get('recipe', '?')} on {self.description.source}, seed {self.facts.get(_SEED, '?')}"
+
+
+def load(revision: Revision) -> Result:
+    """Read what a comparison needs. Raises UserError where it is not recorded, cannot be had or is damaged."""
+    content = require(revision, DESCRIPTION)
+    try:
+        description = prepared.Description.from_json(json.loads(content))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{DESCRIPTION} of {revision} is damaged ({error})") from None
+    table = predictions.read(require(revision, PREDICTIONS), f"{PREDICTIONS} of {revision}")
+    return Result(revision, table, description, facts(revision))
+
+
+def require(revision: Revision, path: str) -> bytes:
+    """Give the content of an output. Raises UserError, saying what to pull, where it cannot be had."""
+    if revision.md5(path) is None:
+        raise UserError(f"{revision} records no {path}: run `dvc repro` there and commit dvc.lock")
+    content = revision.read(path)
+    if content is not None:
+        return content
+    if isinstance(revision, Workspace):
+        raise UserError(f"{path} is not in the workspace as dvc.lock records it: run `dvc pull` or `dvc repro`")
+    raise UserError(
+        f"{path} of {revision} is neither in DVC's cache nor on its remote: have it pushed with `dvc push` from where it was "
+        f"made, or make it again: git checkout {revision.commit[:7]}, dvc repro"
+    )
+
+
+def facts(revision: Revision) -> dict[str, str]:
+    """Give what decided a result, by name: parameters as their values, code and data as their hashes.
+
+    Raises UserError where dvc.lock is not what DVC writes.
+    """
+    try:
+        stages = revision.yaml("dvc.lock").get("stages") or {}
+        named: dict[str, str] = {}
+        from_seed: set[str] = set()
+        for stage in stages.values():
+            parameters = _flat({key: value for file in stage.get("params", {}).values() for key, value in file.items()})
+            named |= {_without_recipe(key): value for key, value in parameters.items()}
+            if _SEED in parameters:
+                from_seed |= {output["path"] for output in stage.get("outs", [])}
+        for stage in stages.values():
+            named |= {dep["path"]: dep.get("md5", "") for dep in stage.get("deps", []) if dep["path"] not in from_seed}
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(f"dvc.lock of {revision} is damaged: it is not what DVC writes") from None
+    return named
+
+
+def differences(a: Revision, b: Revision) -> list[str]:
+    """Name what decided two results otherwise, the seed aside: parameters with both values, then code and data by path."""
+    before, after = facts(a), facts(b)
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name) and name != _SEED]
+    values = [f"{name} {before.get(name, '-')} → {after.get(name, '-')}" for name in names if not _is_file(name)]
+    files = [name for name in names if _is_file(name) and not name.startswith("data/")]
+    return values + files or [name for name in names if name.startswith("data/")]
+
+
+def seed(revision: Revision) -> str:
+    """Give the seed that a result was made with."""
+    return facts(revision).get(_SEED, "?")
+
+
+def is_other_machine(a: Revision, b: Revision) -> bool:
+    """Tell whether two results come from different kinds of machine."""
+    return a.md5(_ENVIRONMENT) != b.md5(_ENVIRONMENT)
+
+
+def require_same_test(results: Sequence[Result]) -> None:
+    """Raise UserError where results are not about the same test images."""
+    first, *others = results
+    for other in others:
+        pair = f"{first.revision} and {other.revision}"
+        names = [each.predictions.class_names for each in (first, other)]
+        labels = [each.predictions.labels for each in (first, other)]
+        if names[0] != names[1]:
+            missing = [name for name in {*names[0]} ^ {*names[1]}]
+            which = f": {', '.join(sorted(missing)[:3])}" if missing else " by their order"
+            raise UserError(f"{pair} have different classes{which}: they cannot be compared")
+        if len(labels[0]) != len(labels[1]):
+            raise UserError(f"{pair} have different test sets: {len(labels[0])} images and {len(labels[1])}")
+        if (labels[0] != labels[1]).any() or _are_other_images(first, other):
+            raise UserError(f"{pair} have different test sets: they cannot be compared")
+
+
+def _are_other_images(a: Result, b: Result) -> bool:
+    """Tell whether test images differ for sure: other sources, or other bytes though normalized the same way."""
+    if a.description.source != b.description.source:
+        return True
+    if a.description.normalization != b.description.normalization:
+        return False
+    return a.revision.md5(_TEST_IMAGES) != b.revision.md5(_TEST_IMAGES)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+def _without_recipe(key: str) -> str:
+    """Take the recipe's name out of a parameter's, so that two recipes' parameters meet: recipes.lab.train.x is train.x."""
+    parts = key.split(".")
+    return ".".join(parts[2:]) if parts[0] == "recipes" and len(parts) > 2 else key
+
+
+def _is_file(name: str) -> bool:
+    return "/" in name or name.endswith((".lock", ".yaml"))

@@ -1,0 +1,120 @@
+"""Seeds against seeds: trainings of one recipe with several seeds, against trainings of another."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.stats import ttest_ind
+
+from samebits.comparison.statistics import ALPHA, CONFIDENCE, Estimate, holm
+
+POWER = 0.8
+MIN_SEEDS = 3  # with two, a standard deviation rests on one difference
+_MAX_SEEDS = 10_000
+
+
+@dataclass(frozen=True)
+class Group:
+    """A number for each training of a group, its mean and its standard deviation (None for one training)."""
+
+    values: tuple[float, ...]
+    mean: float
+    deviation: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Group":
+        """Summarize the values, one for each training."""
+        numbers = np.array(values, dtype=np.float64)
+        deviation = float(numbers.std(ddof=1)) if len(numbers) > 1 else None
+        return cls(tuple(float(value) for value in numbers), float(numbers.mean()), deviation)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A number of group B against the same of group A; `difference` is that of the means, B − A.
+
+    `p` is that of Welch's t-test (The generalization of Student's problem when several different population variances are
+    involved, 1947), None where a group has fewer than MIN_SEEDS trainings or no training differs from another.
+    """
+
+    a: Group
+    b: Group
+    difference: Estimate
+    p: float | None
+    detectable: float | None  # the difference that as many seeds find with a probability of POWER
+    needed: (
+        int | None
+    )  # seeds in each group that find the difference seen with that probability; None: more than any use
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether chance alone would seldom give two equally good recipes this difference."""
+        return self.p is not None and self.p < ALPHA
+
+    @property
+    def is_too_few(self) -> bool:
+        """Whether there are too few trainings to say anything."""
+        return min(len(self.a.values), len(self.b.values)) < MIN_SEEDS
+
+
+def compare(a: Sequence[float], b: Sequence[float]) -> Change:
+    """Compare a number of group A's trainings with the same of group B's, each at least one."""
+    group_a, group_b = Group.of(a), Group.of(b)
+    difference = Estimate(group_b.mean - group_a.mean)
+    # A spread of a rounding error is none.
+    spread = max(np.ptp(group_a.values), np.ptp(group_b.values)) > 1e-12 * max(abs(group_a.mean), abs(group_b.mean))
+    if min(len(a), len(b)) < MIN_SEEDS or not spread:
+        return Change(group_a, group_b, difference, None, None, None)
+    with warnings.catch_warnings():  # one group may well have no spread at all, as with weights that begin at zero
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        test = ttest_ind(group_b.values, group_a.values, equal_var=False)
+    low, high = test.confidence_interval(CONFIDENCE)
+    variances = np.array([np.var(a, ddof=1), np.var(b, ddof=1)])
+    return Change(
+        group_a,
+        group_b,
+        replace(difference, low=float(low), high=float(high)),
+        p=float(test.pvalue),
+        detectable=_detectable(variances, len(a), len(b)),
+        needed=_needed(variances, difference.value),
+    )
+
+
+def compare_classes(a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]]) -> dict[str, Change]:
+    """Compare the same number for each class; the p-values are corrected by Holm."""
+    changes = {name: compare(a[name], b[name]) for name in a}
+    tested = [name for name, change in changes.items() if change.p is not None]
+    corrected = holm([change.p for change in changes.values() if change.p is not None])
+    return changes | {name: replace(changes[name], p=p) for name, p in zip(tested, corrected, strict=True)}
+
+
+def power(difference: float, variances: NDArray[np.float64], num_a: int, num_b: int) -> float:
+    """Give the probability that Welch's test finds a true `difference`, for the two variances and numbers of trainings.
+
+    From the noncentral t distribution with Welch's degrees of freedom.
+    """
+    from statsmodels.stats.power import ttest_power
+
+    shares = variances / np.array([num_a, num_b])
+    degrees = shares.sum() ** 2 / (shares**2 / (np.array([num_a, num_b]) - 1)).sum()
+    found = float(ttest_power(abs(difference) / np.sqrt(shares.sum()), 1, ALPHA, df=degrees))
+    # The distribution's series fails here and there from 8 standard errors on, where the test finds all there is.
+    return 1.0 if np.isnan(found) else found
+
+
+def _detectable(variances: NDArray[np.float64], num_a: int, num_b: int) -> float:
+    unit = float(np.sqrt(variances[0] / num_a + variances[1] / num_b))
+    return unit * float(brentq(lambda factor: power(factor * unit, variances, num_a, num_b) - POWER, 0.1, 8))
+
+
+def _needed(variances: NDArray[np.float64], difference: float) -> int | None:
+    few, many = MIN_SEEDS - 1, _MAX_SEEDS  # the number is more than `few` and at most `many`
+    if power(difference, variances, many, many) < POWER:
+        return None
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (few, middle) if power(difference, variances, middle, middle) >= POWER else (middle, many)
+    return many

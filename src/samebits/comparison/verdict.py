@@ -1,0 +1,77 @@
+"""What a comparison comes to, in sentences. Of two networks they never speak of the recipe: one training each cannot."""
+
+from samebits.comparison.paired import Accuracies
+from samebits.comparison.seeds import MIN_SEEDS, POWER, Change
+
+RUN_SEEDS = "dvc exp run --queue -S 'seed=range(0,5)'"
+
+
+def of_networks(accuracies: Accuracies, changed: int, is_same_but_for_seed: bool) -> str:
+    """Say what the test images tell of two networks; `changed` images get another class."""
+    where = f"On these {accuracies.num_images:,} images"
+    if changed == 0:
+        return f"{where} the two networks give every one the same class: there is nothing to choose between them."
+    surplus = accuracies.only_b - accuracies.only_a
+    low, high = (round((bound or 0) * accuracies.num_images) for bound in _bounds(accuracies))
+    if surplus == 0:
+        found = f"{where} both networks are right equally often (95 %: {_signed(low)} to {_signed(high)})."
+    elif accuracies.is_significant:
+        word, ends = ("more", (low, high)) if surplus > 0 else ("fewer", (-high, -low))
+        found = (
+            f"{where} network B is right on {abs(surplus):,} {word} (95 %: {_number(ends[0])} to {_number(ends[1])})."
+        )
+    else:
+        word = "more" if surplus > 0 else "fewer"
+        found = (
+            f"{where} network B is right on {abs(surplus):,} {word} (95 %: {_signed(low)} to {_signed(high)}), "
+            "which chance alone explains: they do not tell the two networks apart."
+        )
+    if is_same_but_for_seed:
+        return f"{found} The two differ in nothing but the seed."
+    return f"{found} Whether the change caused it, one training each cannot say: run seeds."
+
+
+def of_seeds(change: Change, is_same_but_for_seed: bool) -> str:
+    """Say what the trainings of two groups tell of what differs between the groups."""
+    num_a, num_b = len(change.a.values), len(change.b.values)
+    points = 100 * change.difference.value
+    if change.is_too_few:
+        return (
+            f"Nothing can be told: {_trainings(num_a)} against {num_b} are too few, at least {MIN_SEEDS} of each are needed. "
+            f"Run more seeds: {RUN_SEEDS}"
+        )
+    if change.p is None or change.detectable is None or change.difference.low is None or change.difference.high is None:
+        return (
+            "Nothing can be told: within each group all trainings have the same accuracy, so there is no chance to compare "
+            f"with (B − A is {points:+.2f} points)."
+        ).replace("-", "−")
+    low, high = 100 * change.difference.low, 100 * change.difference.high
+    needed = "more than 10,000" if change.needed is None else f"{change.needed:,}"
+    power = (
+        f"{num_a} seeds against {num_b} find a difference of {100 * change.detectable:.2f} points in {100 * POWER:.0f} of 100 "
+        f"cases; the one seen needs {needed} of each."
+    )
+    if not change.is_significant:
+        found = f"Nothing can be told: B − A is {points:+.2f} points (95 %: {low:+.2f} to {high:+.2f})."
+        return f"{found} {power}".replace("-", "−")
+    word, ends = ("better", (low, high)) if points > 0 else ("worse", (-high, -low))
+    found = f"B is {word} by {abs(points):.2f} points (95 %: {ends[0]:.2f} to {ends[1]:.2f})."
+    if is_same_but_for_seed:
+        found += " The groups differ in nothing but the seed, so this is one of the 5 in 100 that chance gives."
+    return f"{found} {power}"
+
+
+def _bounds(accuracies: Accuracies) -> tuple[float | None, float | None]:
+    return accuracies.difference.low, accuracies.difference.high
+
+
+def _number(count: int) -> str:
+    return f"{count:,}".replace("-", "−")
+
+
+def _signed(count: int) -> str:
+    return f"{count:+,}".replace("-", "−") if count else "0"
+
+
+def _trainings(number: int) -> str:
+    return "1 training" if number == 1 else f"{number} trainings"

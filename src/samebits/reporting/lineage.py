@@ -1,0 +1,95 @@
+"""Where a result comes from: commit, hashes, versions, machine, its run in MLflow, and how to get it again."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from samebits import params, tracking
+from samebits.comparison import results
+from samebits.errors import UserError
+from samebits.repository import git
+from samebits.repository.revisions import Revision, Workspace
+
+_CHECKPOINT = "data/model/checkpoint.safetensors"
+_HASHES = {"data": results.DESCRIPTION, "checkpoint": _CHECKPOINT, "predictions": results.PREDICTIONS}
+_ENVIRONMENT = "metrics/environment.json"
+
+
+def parameters(revision: Revision) -> dict[str, str]:
+    """Give all parameters that decided the result, by dotted name."""
+    return {
+        name: value for name, value in results.facts(revision).items() if "/" not in name and not name.endswith(".lock")
+    }
+
+
+def origin(revision: Revision) -> dict[str, str]:
+    """Give where the result comes from, in words, by what it is."""
+    rows = {"commit": revision.commit or "none: not in git"}
+    if isinstance(revision, Workspace):
+        # The result's own files follow from it.
+        changed = [path for path in git.uncommitted(revision.root) if not path.startswith(("dvc.lock", "metrics/"))]
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            rows["uncommitted"] = f"{', '.join(changed[:3])}{more}"
+    elif revision.name != revision.commit:
+        rows["named"] = revision.name
+    rows |= {f"{name}, MD5": md5 for name, path in _HASHES.items() if (md5 := revision.md5(path))}
+    rows["run in MLflow"] = _run(revision) or "none in this tracking store"
+    return rows
+
+
+def machine(revision: Revision) -> dict[str, str]:
+    """Give the kind of machine and the versions of libraries that the result was made with; empty where not recorded."""
+    try:
+        environment = json.loads(revision.read(_ENVIRONMENT) or b"{}")
+    except ValueError:
+        return {}
+    return dict(_rows(environment))
+
+
+def commands(revision: Revision) -> list[str]:
+    """Give the commands that bring the result back, and that prove it."""
+    where = revision.commit[:12] or "COMMIT"
+    return [
+        f"git checkout {where}",
+        "dvc pull        # where a remote has it",
+        "dvc repro       # runs what is missing",
+        f"samebits verify {where}",
+    ]
+
+
+def _run(revision: Revision) -> str | None:
+    """Name the run of this result in the tracking store, where there is one that can be asked."""
+    uri = tracking.tracking_uri(revision.root)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        return None
+    data_md5, checkpoint_md5 = revision.md5(results.DESCRIPTION), revision.md5(_CHECKPOINT)
+    text = revision.read("params.yaml")
+    if not (data_md5 and checkpoint_md5 and text):
+        return None
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "params.yaml"
+            path.write_bytes(text)
+            resolved = params.load(path).resolved()
+        store = tracking.open_store(revision.root)
+        run = tracking.find_run(store, tracking.content_md5(resolved, data_md5, checkpoint_md5))
+    except UserError:  # parameters of another version of the code
+        return None
+    except (
+        Exception
+    ):  # a tracking server fails in as many ways as there are servers, and the page does not depend on it
+        return None
+    return f"{run.info.run_name} ({run.info.run_id})" if run else None
+
+
+def _rows(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            rows += _rows(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+    return rows

@@ -1,0 +1,136 @@
+"""The images of the report page: which test images are shown, and pictures that lie in the page itself."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from samebits.checkpoint import Checkpoint
+from samebits.data.normalization import Normalization
+from samebits.evaluation.predictions import Predictions
+
+NUM_EXAMPLES = 24
+NUM_FLIPPED = 12  # each way
+_MAX_MISTAKES = 72  # of all classes together; with more classes, those with the lowest accuracy
+_MAX_MISTAKES_PER_CLASS = 6
+_MAX_FILTERS = 64
+_MAX_TEMPLATES = 40
+_MAX_EXACT_SIDE, _MAX_SIDE = 48, 96  # pixels; larger images are made smaller, and lose what JPEG loses
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as a data URI, in words, and what is written under it; `is_right` is None where that is no question."""
+
+    source: str
+    told: str
+    caption: str
+    is_right: bool | None = None
+
+
+@dataclass(frozen=True)
+class TestImages:
+    """Normalized test images float16 (N, channels, height, width), shown by index."""
+
+    images: torch.Tensor
+    normalization: Normalization
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """Give image `index` as it was before normalization: uint8 (height, width, channels)."""
+        image: NDArray[np.uint8] = self.normalization.pixels(self.images[index : index + 1].numpy())[0]
+        return image
+
+
+def labelled(images: TestImages, table: Predictions, indices: Sequence[int] | NDArray[np.int64]) -> list[Picture]:
+    """Show test images with true and predicted class."""
+    return [_labelled(images, table, int(index)) for index in indices]
+
+
+def flipped(images: TestImages, a: Predictions, b: Predictions, indices: NDArray[np.int64]) -> list[Picture]:
+    """Show the test images among `indices` of which B is surest, with what A and B take them for."""
+    confidence = b.probabilities[indices].max(axis=1)
+    chosen = indices[np.argsort(-confidence, kind="stable")][:NUM_FLIPPED]
+    names = b.class_names
+    pictures = []
+    for index in chosen:
+        true, before, after = (names[each[index]] for each in (b.labels, a.predicted, b.predicted))
+        told = f"Test image {index}, {true}: A says {before}, B says {after}"
+        caption = f"{true}: {before} → {after}"
+        pictures.append(Picture(_uri(images.pixels(int(index))), told, caption, bool(b.is_right[index])))
+    return pictures
+
+
+def mistakes(images: TestImages, table: Predictions) -> dict[str, list[Picture]]:
+    """Show the most confident mistakes of each class, the surest first; classes without one are left out."""
+    confidence, wrong = table.probabilities.max(axis=1), ~table.is_right
+    number = min(max(_MAX_MISTAKES // len(table.class_names), 1), _MAX_MISTAKES_PER_CLASS)
+    counts = {position: int((wrong & (table.labels == position)).sum()) for position in range(len(table.class_names))}
+    worst = sorted(counts, key=lambda position: -counts[position])[: _MAX_MISTAKES // number]
+    shown = {}
+    for position in sorted(worst):
+        indices = np.flatnonzero(wrong & (table.labels == position))
+        if len(indices):
+            chosen = indices[np.argsort(-confidence[indices], kind="stable")][:number]
+            shown[table.class_names[position]] = labelled(images, table, chosen)
+    return shown
+
+
+def least_sure(table: Predictions) -> NDArray[np.int64]:
+    """Give the indices of the images whose predicted class has the lowest probability."""
+    return np.argsort(table.probabilities.max(axis=1), kind="stable")[:NUM_EXAMPLES]
+
+
+def filters(trained: Checkpoint) -> tuple[str, list[Picture]] | None:
+    """Show the filters of the first convolution over the image, or what a layer over all pixels looks for.
+
+    Grey is a weight of 0. Gives the name of the weights and their pictures; None where no layer can be shown as images.
+    """
+    channels, height, width = trained.description.image_shape
+    names = trained.description.class_names
+    if channels not in (1, 3):
+        return None
+    for name, weights in trained.weights.items():
+        if weights.ndim == 4 and weights.shape[1] == channels and min(weights.shape[2:]) > 1:
+            shown = weights[:_MAX_FILTERS]
+            return name, [_weights(filter, f"filter {number}") for number, filter in enumerate(shown, 1)]
+    for name, weights in trained.weights.items():
+        if weights.shape == (len(names), channels * height * width):
+            shown = weights[:_MAX_TEMPLATES].reshape(-1, channels, height, width)
+            return name, [_weights(template, label) for template, label in zip(shown, names, strict=False)]
+    return None
+
+
+def _labelled(images: TestImages, table: Predictions, index: int) -> Picture:
+    true, guess = (table.class_names[each[index]] for each in (table.labels, table.predicted))
+    sure = f"{100 * table.probabilities[index].max():.0f} %"
+    is_right = bool(table.is_right[index])
+    told = f"Test image {index}: {true}, taken for {guess} ({sure} sure)"
+    caption = f"{true} {sure}" if is_right else f"{true}, taken for {guess} {sure}"
+    return Picture(_uri(images.pixels(index)), told, caption, is_right)
+
+
+def _weights(weights: torch.Tensor, caption: str) -> Picture:
+    values = weights.double().numpy()
+    largest = np.abs(values).max()
+    scaled = np.zeros_like(values) if not np.isfinite(largest) or largest == 0 else values / largest
+    pixels = np.rint(127.5 + 127.5 * scaled).astype(np.uint8).transpose(1, 2, 0)
+    return Picture(_uri(pixels), f"Weights of {caption}", caption)
+
+
+def _uri(pixels: NDArray[np.uint8]) -> str:
+    """Give uint8 (height, width, channels) as a data URI."""
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3])
+    target = io.BytesIO()
+    if max(image.size) <= _MAX_EXACT_SIDE:
+        image.save(target, "PNG", optimize=True)
+        kind = "png"
+    else:
+        image.thumbnail((_MAX_SIDE, _MAX_SIDE))
+        image.save(target, "JPEG", quality=85)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(target.getvalue()).decode()}"

@@ -1,0 +1,157 @@
+"""The report page: everything in one file, shown by a real browser as a person would see it."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from samebits import checkpoint
+from samebits.comparison import compare
+from samebits.data import prepared
+from samebits.data.normalization import Normalization
+from samebits.data.raw import RawSplit
+from samebits.evaluation import metrics, predictions
+from samebits.reporting import page
+from samebits.repository import revisions
+from tests.browser import Browser, chromium
+from tests.conftest import Repository
+
+LIMIT_BYTES = 3_000_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def result(done_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    root = tmp_path_factory.mktemp("page") / "samebits"
+    shutil.copytree(done_template, root, symlinks=True)
+    return Repository(root)
+
+
+def look_at(browser: Browser, path: Path) -> dict:
+    """Look at a page at both widths, light and dark; give what the last look saw."""
+    assert path.stat().st_size < LIMIT_BYTES
+    backgrounds = set()
+    for width in (400, 1280):
+        for dark in (False, True):
+            seen = browser.open(path, width, dark)
+            assert seen["scroll"] <= width and seen["out"] == [], (width, seen["out"])
+            assert seen["broken"] == 0 and seen["silent"] == 0
+            assert browser.complaints() == []
+            assert {address for address in browser.requested() if not address.startswith("data:")} == {path.as_uri()}
+            backgrounds.add((dark, seen["background"]))
+    assert len(backgrounds) == 2
+    return seen
+
+
+def test_a_result_on_one_page(result: Repository, browser: Browser) -> None:
+    told = result.run("samebits", "report")
+    assert told.stdout == "page: report.html\n" and told.stderr == ""
+    seen = look_at(browser, result.root / "report.html")
+    measured = json.loads((result.root / "metrics/evaluate.json").read_text())
+    text = " ".join(seen["text"].split())
+    commit = result.run("git", "rev-parse", "HEAD").stdout.strip()
+    assert f"{100 * measured['accuracy']:.2f} % of 100 test images are classified right" in text
+    for heading in ("Accuracy by class", "Confusion matrix", "Training curves", "How sure, how right", "Test images"):
+        assert heading in text
+    for expected in (
+        "most confident mistakes",
+        "least sure",
+        "conv1.weight",
+        "filter 6",
+        "train.learning_rate",
+        commit,
+    ):
+        assert expected in text, expected
+    md5s = {output.path: output.md5 for output in revisions.workspace(result.root).record.outputs}
+    assert md5s["data/model/checkpoint.safetensors"] in text and md5s["data/prepared/dataset.json"] in text
+    assert "libraries.torch" in text and "processor.model" in text and f"samebits verify {commit[:12]}" in text
+    assert re.search(r"run in MLflow lab-seed0 \([0-9a-f]{32}\)", text)
+    assert seen["images"] > 24 + 24
+    assert "report.html" not in result.status()
+
+
+def test_a_comparison_beside_the_result(result: Repository, browser: Browser) -> None:
+    root = result.root
+    result.commit("A")
+    result.run("git", "branch", "before")
+    table = predictions.read((root / "data/evaluation/predictions.csv").read_bytes(), "")
+    shifted = np.where(
+        np.arange(len(table.labels))[:, None] < 40, np.roll(table.probabilities, 1, axis=1), table.probabilities
+    )
+    (root / "data/evaluation/predictions.csv").unlink()
+    predictions.write(root / "data/evaluation/predictions.csv", shifted, table.labels, table.class_names)
+    result.run("dvc", "commit", "--force", "evaluate")
+    result.commit("B")
+    compared = compare.compare(root, "before", "main", False)
+    page.write_comparison(compared, root / "comparison.html")
+    seen = look_at(browser, root / "comparison.html")
+    text = " ".join(seen["text"].split())
+    assert compared.verdict in text and "Images that flipped" in text and "Now right" in text and "Now wrong" in text
+    assert isinstance(compared, compare.OfNetworks)
+    source = (root / "comparison.html").read_text()
+    flips = len(compared.pair.flipped_to_wrong)
+    assert flips > 0 and len(re.findall(r'alt="Test image \d+, \w+: A says', source)) == min(flips, 12) + min(
+        len(compared.pair.flipped_to_right), 12
+    )
+    told = result.run("samebits", "report", "main", "--against", "before", "--output", "other.html")
+    assert told.stdout == "page: other.html\n"
+    assert (root / "other.html").read_text() == source
+
+
+def test_seeds_against_seeds_on_one_page(result: Repository, browser: Browser, tmp_path: Path) -> None:
+    here = revisions.workspace(result.root)
+    compared = compare.of_seeds([here] * 3, [here] * 4)
+    page.write_comparison(compared, tmp_path / "seeds.html")
+    text = " ".join(look_at(browser, tmp_path / "seeds.html")["text"].split())
+    assert "Seeds against seeds" in text and compared.verdict in text and "A (3 seeds)" in text
+
+
+def test_a_hundred_classes_of_large_noise_with_names_from_hell(
+    result: Repository, browser: Browser, tmp_path: Path
+) -> None:
+    """As large as it gets: pictures that cannot be compressed, and a linear network over them."""
+    root = tmp_path / "samebits"
+    shutil.copytree(result.root, root, symlinks=True)
+    names = tuple(f"<b>& class {'é' * 30} {number}" for number in range(100))
+    random = np.random.default_rng(0)
+    labels = np.arange(1000, dtype=np.int64) % 99  # the last class has no image
+    images = random.integers(0, 256, (1000, 60, 40, 3), dtype=np.uint8)
+    description = prepared.Description("folder", names, (3, 60, 40), Normalization((0.5,) * 3, (0.25,) * 3))
+    split = RawSplit(images, labels)
+    for path in (*root.glob("data/prepared/*"), *root.glob("data/model/check*"), *root.glob("data/evaluation/*")):
+        path.unlink()
+    prepared.write(root / "data/prepared", description, {name: split for name in prepared.SPLITS})
+    weights = {"fc.weight": torch.randn(100, 3 * 60 * 40), "fc.bias": torch.zeros(100)}
+    recipe = {"recipe": "linear", "seed": 0, "model": {}, "train": {}}
+    checkpoint.save(root / "data/model/checkpoint.safetensors", checkpoint.Checkpoint(weights, recipe, description))
+    probabilities = random.dirichlet(np.ones(100), 1000).astype(np.float32)
+    predictions.write(root / "data/evaluation/predictions.csv", probabilities, labels, names)
+    Repository(root).run("dvc", "commit", "--force")
+    page.write_result(revisions.workspace(root), root / "report.html")
+    seen = look_at(browser, root / "report.html")
+    assert "<b>& class" in seen["text"] and "fc.weight" in seen["text"] and "no images" in seen["text"]
+    assert metrics.summarize(probabilities, labels, names)["accuracy"] < 0.05
+
+
+def test_what_is_missing_is_one_line_and_leaves_the_page_as_it_was(result: Repository, tmp_path: Path) -> None:
+    root = tmp_path / "samebits"
+    shutil.copytree(result.root, root, symlinks=True)
+    (root / "report.html").write_text("before")
+    shutil.rmtree(root / ".dvc/cache")
+    (root / "data/model/checkpoint.safetensors").unlink()
+    failed = Repository(root).run("samebits", "report", ok=False)
+    (line,) = failed.stderr.splitlines()
+    assert failed.returncode == 1 and line.startswith(
+        "error: data/model/checkpoint.safetensors is not in the workspace"
+    )
+    assert (root / "report.html").read_text() == "before"
