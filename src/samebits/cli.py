@@ -33,6 +33,15 @@ def main() -> None:
     command = commands.add_parser("check", help="check the health of this clone and name the remedies")
     command.add_argument("--repair", action="store_true", help="remove damaged objects from DVC's cache")
     command.set_defaults(action=check, mistake=1)
+    command = commands.add_parser("predict", help="apply the trained network to images of any format and size")
+    command.add_argument("paths", metavar="FILE|FOLDER", nargs="+", help="images, or folders with images below them")
+    _add_network(command)
+    command.add_argument("--top", metavar="K", type=int, default=3, help="name the K most probable classes (3)")
+    output = command.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="write one JSON array")
+    output.add_argument("--csv", action="store_true", help="write CSV")
+    command.add_argument("--picture", metavar="PNG", type=Path, help="draw the first 40 images with their labels")
+    command.set_defaults(action=predict, mistake=1)
     arguments = parser.parse_args()
     with as_one_line(arguments.mistake):
         sys.exit(arguments.action(Path.cwd(), arguments))
@@ -50,6 +59,19 @@ def check(root: Path, arguments: argparse.Namespace) -> int:
     from samebits.verification.check import check  # here, for `samebits run` has no use for it
 
     return check(root, arguments.repair)
+
+
+def predict(folder: Path, arguments: argparse.Namespace) -> int:
+    """Apply the trained network to images."""
+    from samebits.prediction import command  # here, for `samebits run` has no use for it
+
+    return command.run(folder, arguments)
+
+
+def _add_network(command: argparse.ArgumentParser) -> None:
+    network = command.add_mutually_exclusive_group()
+    network.add_argument("--rev", metavar="REV", help="the network of this commit, branch, tag or DVC experiment")
+    network.add_argument("--checkpoint", metavar="FILE", type=Path, help="the network in this file, whoever made it")
 
 
 def run(root: Path, _: argparse.Namespace) -> int:
