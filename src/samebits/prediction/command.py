@@ -82,7 +82,7 @@ def _draw(chosen: Trained, pictured: list[tuple[Prediction, formats.Ranking]], n
     from samebits.reporting import figures  # here, for it takes half a second to import matplotlib
 
     title = f"What the network says of {'the first ' if number > len(pictured) else ''}{len(pictured)} images"
-    channels, height, width = chosen.checkpoint.description.image_shape
+    _channels, height, width = chosen.checkpoint.description.image_shape
     images = np.zeros((len(pictured), height, width, 3), dtype=np.uint8)
     for index, (prediction, _) in enumerate(pictured):
         images[index] = prediction.pixels  # grey is the same in all three
