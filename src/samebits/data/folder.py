@@ -21,6 +21,7 @@ from samebits.data.raw import ImagesOnDisk, RawDataset, RawSplit
 from samebits.errors import UserError, printable
 
 PARTS = ("train", "validation", "test")
+_MAX_CLASSES = 1000  # that the figures can show
 _NAMED = 5  # of the things that are wrong alike
 
 
@@ -80,8 +81,8 @@ def _class_names(root: Path) -> tuple[str, ...]:
         raise UserError(f"data.path names {root}, which {what}: it must hold train/<class>/*, with two classes or more")
     names = {part: _folders(root / part) for part in PARTS if (root / part).is_dir()}
     class_names = names["train"]
-    if len(class_names) < 2:
-        raise UserError(f"{root}/train holds {len(class_names)} class folders: there must be two or more")
+    if not 2 <= len(class_names) <= _MAX_CLASSES:
+        raise UserError(f"{root}/train holds {len(class_names)} class folders: there must be 2 to {_MAX_CLASSES:,}")
     if odd := [name for name in class_names if not name.isprintable()]:
         raise UserError(f"{root}/train/{printable(odd[0])} cannot be the name of a class: rename it to plain text")
     alike: dict[str, str] = {}

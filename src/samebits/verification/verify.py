@@ -30,6 +30,7 @@ def verify(folder: Path, name: str = "HEAD", stage: str | None = None) -> int:
     _note_uncommitted(root, revision)
     num_bytes = sum(output.size for output in revision.record.outputs)
     with clones.clean(root, revision.commit, num_bytes, _raw_data(revision)) as clone:
+        _fetch_own_images(revision, clone.root)
         changes = pipeline.changes(clone.root, stage, clone.environment)
         _say_other_origin(revision, changes)
         print(f"running {revision} in a clean clone, without any cache", flush=True)
@@ -75,6 +76,13 @@ def _raw_data(revision: Revision) -> dict[str, str]:
         case _:
             raw = revision.root / "data/raw"
     return {"SAMEBITS_DATA": str(raw)} if cifar10.is_at_hand(raw) else {}
+
+
+def _fetch_own_images(revision: Revision, clone: Path) -> None:
+    """Put the images of a data source `folder` that DVC tracks into the clone; others lie outside, where both find them."""
+    match revision.yaml("params.yaml"):
+        case {"data": {"source": "folder", "path": str(path)}} if (clone / f"{path}.dvc").is_file():
+            pipeline.fetch(revision.root, revision.commit, path, clone / path)
 
 
 def _say_other_origin(revision: Revision, changes: dict[str, pipeline.Changes]) -> None:
