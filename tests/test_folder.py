@@ -18,6 +18,7 @@ from samebits.data import folder, normalization, prepared
 from samebits.data.raw import ImagesOnDisk, RawDataset, RawSplit
 from samebits.errors import UserError
 from tests.conftest import PROJECT, Repository
+from tests.test_honest_dependencies import opened, undeclared
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -101,13 +102,15 @@ def test_copies_across_train_and_test_are_refused_unless_allowed(
     shutil.copy(tmp_path / "train/ant/2.png", tmp_path / "train/bee/copy.png")
     read(tmp_path)
     noted = capfd.readouterr().err
-    assert "1 files are twice in one class" in noted and "1 files are in two classes" in noted
+    assert "twice in one class, 1 in all" in noted and "in two classes, 1 in all" in noted
     fill(tmp_path, "test", 3, 100)
     shutil.copy(tmp_path / "train/cat/5.png", tmp_path / "test/cat/other.png")
-    with pytest.raises(UserError, match=r"^1 files are in two of training.*cat/(5|other)\.png = .*duplicates to allow"):
+    with pytest.raises(
+        UserError, match=r"^the same file in two of training.*cat/(5|other)\.png = .*duplicates to allow"
+    ):
         read(tmp_path)
     assert len(read(tmp_path, duplicates="allow").test) == 10
-    assert "1 files are in two of training" in capfd.readouterr().err
+    assert "the same file in two of training" in capfd.readouterr().err
 
 
 def remove(name: str) -> Callable[[Path], object]:
@@ -131,7 +134,7 @@ def keep_one(root: Path) -> None:
         "newline": (lambda root: draw(root / "train/a\nb/x.png", 77), r"a\\nb cannot be the name of a class"),
         "broken": (
             lambda root: [(root / f"train/cat/{index}.png").write_text("x") for index in (1, 2)],
-            r"2 of 60 images .*train/cat/\d\.png is no image.*, train/cat/\d\.png is no image",
+            r"2 of 60 images cannot be used: train/cat/\d\.png is no image.*, train/cat/\d\.png is no image",
         ),
         "test lacks a class": (lambda root: draw(root / "test/ant/x.png", 77), "test has no folder for bee, cat"),
         "test knows more": (
@@ -159,7 +162,7 @@ def test_hidden_files_and_other_files_are_passed_over_with_a_note(
     raw = read(tmp_path)
     assert len(raw.train) + len(raw.test) == 60
     line = capfd.readouterr().err
-    assert "passed over 3 files" in line and "1 hidden" in line and "1 .db" in line and "1 outside of a class" in line
+    assert "1 hidden" in line and "1 .db" in line and "1 outside of a class" in line
 
 
 def test_num_validation_is_for_the_other_sources(tmp_path: Path) -> None:
@@ -220,6 +223,15 @@ def test_a_folder_tracked_by_dvc_works_in_temporary_experiments(fresh: Repositor
     assert "Running stage 'prepare'" in output
     described = fresh.run("dvc", "get", ".", "data/prepared/dataset.json", "--rev", "own", "--out", "own.json")
     assert described.returncode == 0 and '"ant"' in (fresh.root / "own.json").read_text()
+
+
+def test_every_file_that_prepare_opens_is_declared(fresh: Repository, tmp_path: Path) -> None:
+    fill(tmp_path / "images", each=50)  # enough for several processes
+    use_folder(fresh, str(tmp_path / "images"))
+    files = opened(fresh, tmp_path / "watch", "linear")
+    definition = yaml.safe_load((fresh.root / "dvc.yaml").read_text())["stages"]["prepare"]
+    assert "src/samebits/data/decoding.py" in files["prepare"]
+    assert undeclared("prepare", definition, files["prepare"]) == set()
 
 
 def test_the_other_sources_depend_on_nothing_there(done: Repository) -> None:

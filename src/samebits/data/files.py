@@ -44,4 +44,4 @@ def summary(others: Counter[str]) -> str:
     """Say in a few words what kinds of files were passed over."""
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))
     more = ", ..." if len(others) > 5 else ""
-    return f"{others.total():,} files that are no images by their names ({printable(kinds)}{more})"
+    return f"what is no image by its name ({printable(kinds)}{more})"

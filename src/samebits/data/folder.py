@@ -66,7 +66,9 @@ def read(root: Path, data: params.Data) -> RawDataset:
             images[part].append(outcome.pixels)
             labels[part].append(file.label)
     if broken:
-        raise UserError(f"{len(broken):,} of {len(listed):,} images {_some(broken)}: mend or remove them")
+        raise UserError(
+            f"{len(broken):,} of {len(listed):,} images cannot be used: {_some(broken)}: mend or remove them"
+        )
     copies.report(data.folder.duplicates)
     splits = {part: RawSplit(images[part], np.array(labels[part], dtype=np.int64)) for part in PARTS}
     for part in ("train", "test"):
@@ -153,15 +155,15 @@ class _Copies:
     def report(self, duplicates: str) -> None:
         """Say what there is; raises UserError for copies across parts, unless `duplicates` is allow."""
         notes = {
-            "parts": "files are in two of training, validation and test",
-            "classes": "files are in two classes",
-            "same": "files are twice in one class",
+            "parts": "the same file in two of training, validation and test",
+            "classes": "the same file in two classes",
+            "same": "the same file twice in one class",
         }
         for kind, what in notes.items():
             if not (number := self._number[kind]):
                 continue
             more = ", ..." if number > len(self._named[kind]) else ""
-            line = f"{number:,} {what} ({', '.join(self._named[kind])}{more})"
+            line = f"{what}, {number:,} in all ({', '.join(self._named[kind])}{more})"
             if kind == "parts" and duplicates == "fail":
                 raise UserError(f"{line}: remove one of each, or set data.folder.duplicates to allow in params.yaml")
             print(f"note: {line}", file=sys.stderr)

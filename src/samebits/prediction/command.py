@@ -35,20 +35,23 @@ def run(folder: Path, arguments: Namespace) -> int:
     writer = form(sys.stdout, top, max(len(path) for path in paths))
     pictured: list[tuple[Prediction, formats.Ranking]] = []
     num_failures = 0
-    # Where the lines themselves appear on the terminal, they are the progress.
-    with tqdm(total=len(paths), unit=" images", disable=True if sys.stdout.isatty() else None) as bar:
-        for item in predict(chosen.checkpoint, paths, runtime.choose_device("auto")):
-            ranked: formats.Ranking = []
-            if isinstance(item, Failure):
-                num_failures += 1
-                tqdm.write(f"error: {printable(item.path)} {printable(item.reason)}", file=sys.stderr)
-            else:
-                ranked = formats.ranking(item, class_names, top)
-                if arguments.picture and len(pictured) < NUM_PICTURED:
+    try:
+        # Where the lines themselves appear on the terminal, they are the progress.
+        with tqdm(total=len(paths), unit=" images", disable=True if sys.stdout.isatty() else None) as bar:
+            for item in predict(chosen.checkpoint, paths, runtime.choose_device("auto")):
+                ranked = formats.ranking(item, class_names, top) if isinstance(item, Prediction) else []
+                if isinstance(item, Failure):
+                    num_failures += 1
+                    tqdm.write(f"error: {printable(item.path)} {printable(item.reason)}", file=sys.stderr)
+                elif arguments.picture and len(pictured) < NUM_PICTURED:
                     pictured.append((item, ranked))
-            writer.write(item, ranked)
-            bar.update()
-    writer.end()
+                writer.write(item, ranked)
+                bar.update()
+        writer.end()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads the lines has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     if arguments.picture:
         _draw(chosen, pictured, len(paths) - num_failures, arguments.picture)
     if num_failures:

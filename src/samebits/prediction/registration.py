@@ -135,6 +135,8 @@ def _create_version(
         tags=tags,
         metadata=tags,
         onnx_model=model,
+        save_as_external_data=False,
+        onnx_execution_providers=["CPUExecutionProvider"],  # a server without a GPU would warn of the missing one
         signature=signature,
         input_example=example,
         pip_requirements=[f"{each}=={version(each)}" for each in _REQUIREMENTS],

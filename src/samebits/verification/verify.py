@@ -90,6 +90,8 @@ def _say_other_origin(revision: Revision, changes: dict[str, pipeline.Changes]) 
     recorded = {output.stage for output in revision.record.outputs}
     stages_of: dict[str, list[str]] = {}
     for stage, change in changes.items():
+        if stage.endswith(".dvc"):  # images that DVC tracks: their record is this file, not dvc.lock
+            continue
         if stage not in recorded:
             stages_of.setdefault("no record at all", []).append(stage)
             continue
