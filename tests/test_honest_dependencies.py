@@ -27,6 +27,7 @@ EXEMPT = (
 EXEMPT_PICTURES = ("data/plots/",)
 # Code that only some values of params.yaml make a stage import.
 CHOSEN_BY_PARAMETERS = ("data/cifar10.py", "data/vision.py", "models/lab.py", "models/linear.py")
+CHOSEN_BY_PARAMETERS += ("data/decoding.py", "data/files.py", "data/folder.py", "data/images.py")
 
 
 def opened(repository: Repository, folder: Path, recipe: str) -> dict[str, set[str]]:

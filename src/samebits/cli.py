@@ -97,6 +97,26 @@ def main() -> None:
     command.add_argument("--against", metavar="REV", help="show the comparison with this result beside it")
     command.add_argument("--output", metavar="FILE", default=REPORT, help=f"where to write it ({REPORT})")
     command.set_defaults(action=report, mistake=1)
+    command = commands.add_parser("predict", help="apply the trained network to images of any format and size")
+    command.add_argument("paths", metavar="FILE|FOLDER", nargs="+", help="images, or folders with images below them")
+    _add_network(command)
+    command.add_argument("--top", metavar="K", type=int, default=3, help="name the K most probable classes (3)")
+    output = command.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="write one JSON array")
+    output.add_argument("--csv", action="store_true", help="write CSV")
+    command.add_argument("--picture", metavar="PNG", type=Path, help="draw the first 40 images with their labels")
+    command.set_defaults(action=predict, mistake=1)
+    command = commands.add_parser("export", help="write the trained network as a file that other programs run")
+    _add_network(command)
+    command.add_argument("--format", choices=["onnx"], default="onnx", help="onnx, the only one so far")
+    command.add_argument(
+        "--output", metavar="FILE", type=Path, default=Path("data/export/model.onnx"), help="where to (%(default)s)"
+    )
+    command.set_defaults(action=export, mistake=1)
+    command = commands.add_parser("register", help="register the trained network as an MLflow model, to be served")
+    command.add_argument("name", metavar="NAME", nargs="?", default="samebits", help="of the model (samebits)")
+    command.add_argument("--rev", metavar="REV", help="the network of this commit, branch, tag or DVC experiment")
+    command.set_defaults(action=register, mistake=1)
     arguments = parser.parse_args()
     with as_one_line(arguments.mistake):
         sys.exit(arguments.action(Path.cwd(), arguments))
@@ -175,6 +195,35 @@ def report(folder: Path, arguments: argparse.Namespace) -> int:
         page.write_comparison(compare.of_networks(selection.find(root, arguments.against), revision), path)
     print(f"page: {arguments.output}")
     return 0
+
+
+def predict(folder: Path, arguments: argparse.Namespace) -> int:
+    """Apply the trained network to images."""
+    from samebits.prediction import command  # here, for `samebits run` has no use for it
+
+    return command.run(folder, arguments)
+
+
+def export(folder: Path, arguments: argparse.Namespace) -> int:
+    """Write the trained network as an ONNX model."""
+    from samebits.prediction import onnx_export, trained
+
+    onnx_export.export(folder, trained.load(folder, arguments.rev, arguments.checkpoint), arguments.output)
+    return 0
+
+
+def register(folder: Path, arguments: argparse.Namespace) -> int:
+    """Register the trained network as an MLflow model."""
+    from samebits.prediction import registration, trained
+
+    registration.register(folder, trained.load(folder, arguments.rev), arguments.name)
+    return 0
+
+
+def _add_network(command: argparse.ArgumentParser) -> None:
+    network = command.add_mutually_exclusive_group()
+    network.add_argument("--rev", metavar="REV", help="the network of this commit, branch, tag or DVC experiment")
+    network.add_argument("--checkpoint", metavar="FILE", type=Path, help="the network in this file, whoever made it")
 
 
 def run(root: Path, _: argparse.Namespace) -> int:

@@ -29,15 +29,25 @@ class Shapes(_Section):
     num_test: Count
 
 
+class Folder(_Section):
+    """How the user's own images are divided, and what may be among them."""
+
+    test_percent: Annotated[int, Field(ge=1, le=99)]
+    validation_percent: Annotated[int, Field(ge=0, le=98)]
+    duplicates: Literal["fail", "allow"]
+
+
 class Data(_Section):
     """What prepare depends on."""
 
-    source: Literal["cifar10", "shapes"]
+    source: Literal["cifar10", "shapes", "folder"]
     path: Annotated[str, Field(min_length=1)]
     seed: Seed
     num_validation: Annotated[int, Field(ge=0)]
     normalization: Literal["per_channel", "half", "none"]
+    image_size: Annotated[int, Field(ge=1, le=4096)]
     shapes: Shapes
+    folder: Folder
 
 
 class Model(_Section):

@@ -114,8 +114,13 @@ def _torchvision() -> Iterator[Finding]:
 
 
 def _raw_data(root: Path) -> Iterator[Finding]:
-    raw = root / params.load(root / "params.yaml").data.path
-    if cifar10.is_at_hand(raw):
+    data = params.load(root / "params.yaml").data
+    raw = root / data.path
+    if data.source == "folder":
+        if not (raw / "train").is_dir():
+            raise UserError(f"data.path names {raw}, which has no folder train; restore it, or `dvc checkout` it")
+        yield Finding("ok", f"{raw} holds training images, whose content is a dependency of prepare")
+    elif cifar10.is_at_hand(raw):
         cifar10.read(raw)  # checks every file, and raises UserError with the remedy
         yield Finding("ok", "CIFAR-10's raw files have their published MD5s")
     else:

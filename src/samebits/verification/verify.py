@@ -64,6 +64,7 @@ def verify_run(folder: Path, run_id: str, keep: bool, stage: str | None = None) 
 def _clone(revision: Revision, commit: str) -> Iterator[Clone]:
     num_bytes = sum(output.size for output in revision.record.outputs)
     with clones.clean(revision.root, commit, num_bytes, _raw_data(revision)) as clone:
+        _fetch_own_images(revision, clone.root)
         yield clone
 
 
@@ -121,11 +122,20 @@ def _raw_data(revision: Revision) -> dict[str, str]:
     return {"SAMEBITS_DATA": str(raw)} if cifar10.is_at_hand(raw) else {}
 
 
+def _fetch_own_images(revision: Revision, clone: Path) -> None:
+    """Put the images of a data source `folder` that DVC tracks into the clone; others lie outside, where both find them."""
+    match revision.yaml("params.yaml"):
+        case {"data": {"source": "folder", "path": str(path)}} if (clone / f"{path}.dvc").is_file():
+            pipeline.fetch(revision.root, revision.commit, path, clone / path)
+
+
 def _say_other_origin(revision: Revision, changes: dict[str, pipeline.Changes]) -> None:
     """Say from what the record was made that the revision holds otherwise, file by file with the stages it concerns."""
     recorded = {output.stage for output in revision.record.outputs}
     stages_of: dict[str, list[str]] = {}
     for stage, change in changes.items():
+        if stage.endswith(".dvc"):  # images that DVC tracks: their record is this file, not dvc.lock
+            continue
         if stage not in recorded:
             stages_of.setdefault("no record at all", []).append(stage)
             continue
