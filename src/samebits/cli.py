@@ -1,19 +1,13 @@
 """The `samebits` command: what DVC and MLflow have no command for."""
 
 import argparse
-import hashlib
-import json
 import os
 import sys
 from pathlib import Path
 
-from samebits import params
-from samebits.data import cifar10
+from samebits import quickstart
 from samebits.errors import UserError, as_one_line
-from samebits.reporting import terminal
-from samebits.repository import git, pipeline, revisions
-
-REPORT = "report.html"
+from samebits.repository import git
 
 
 def main() -> None:
@@ -86,7 +80,7 @@ def main() -> None:
         help="exit with 1 where the whole 95 %% interval says that B's accuracy is lower by more than POINTS (0) percentage points",
     )
     command.set_defaults(action=compare, mistake=2, format="terminal")
-    command = commands.add_parser("report", help=f"write a page about a result: {REPORT}")
+    command = commands.add_parser("report", help=f"write a page about a result: {quickstart.REPORT}")
     command.add_argument(
         "revision",
         metavar="REV",
@@ -95,7 +89,9 @@ def main() -> None:
         help="commit, branch, tag, DVC experiment or `workspace`",
     )
     command.add_argument("--against", metavar="REV", help="show the comparison with this result beside it")
-    command.add_argument("--output", metavar="FILE", default=REPORT, help=f"where to write it ({REPORT})")
+    command.add_argument(
+        "--output", metavar="FILE", default=quickstart.REPORT, help=f"where to write it ({quickstart.REPORT})"
+    )
     command.set_defaults(action=report, mistake=1)
     command = commands.add_parser("predict", help="apply the trained network to images of any format and size")
     command.add_argument("paths", metavar="FILE|FOLDER", nargs="+", help="images, or folders with images below them")
@@ -227,81 +223,8 @@ def _add_network(command: argparse.ArgumentParser) -> None:
 
 
 def run(root: Path, _: argparse.Namespace) -> int:
-    """Get the data, run the pipeline and show the result; without CIFAR-10, an experiment on the embedded data."""
-    if not (root / "dvc.yaml").is_file():
-        raise UserError(f"{root} has no dvc.yaml: run this in the root of a clone of samebits")
-    settings = params.load(root / "params.yaml")
-    raw = root / settings.data.path
-    if settings.data.source == "cifar10" and not cifar10.is_at_hand(raw) and pipeline.has_to_run(root, "prepare"):
-        try:
-            cifar10.download(raw)
-        except cifar10.CannotHave as error:
-            return _run_on_shapes(root, error)
-    before = _lock(root)
-    if code := pipeline.reproduce(root):
-        return code
-    _keep_run(root, [])
-    report = root / REPORT
-    if _lock(root) != before or not report.is_file():
-        _write_report(revisions.workspace(root), report)
-    measured = json.loads((root / "metrics/evaluate.json").read_text(encoding="utf-8"))
-    print(f"\n{settings.recipe} on {settings.data.source}, seed {settings.seed}")
-    print(terminal.accuracy_table(measured))
-    if sentence := _other_kind(root, measured["accuracy"]):
-        print(sentence)
-    _say_where(root / "data/plots", report)
-    return 0
-
-
-def _run_on_shapes(root: Path, why: cifar10.CannotHave) -> int:
-    """Run the same pipeline on `shapes`, as an experiment: what git tracks stays as it is."""
-    print(f"{why.reason}: running on shapes, the embedded data, as an experiment instead.", file=sys.stderr)
-    state = hashlib.sha256((git.commit(root) or "").encode() + git.diff(root)).hexdigest()
-    name = f"shapes-{state[:7]}"
-    is_known = name in pipeline.experiments(root)
-    if not is_known and (code := pipeline.run_experiment(root, name, {"data.source": "shapes"})):
-        return code
-    _keep_run(root, [name])
-    folder = root / "data/experiments" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in ("data/plots", "metrics/evaluate.json"):
-        pipeline.fetch(root, name, path, folder / Path(path).name)
-    report = folder / REPORT
-    if not (is_known and report.is_file()):
-        _write_report(revisions.find(root, name), report)
-    print(f"\nexperiment {name} on shapes (not CIFAR-10)")
-    print(terminal.accuracy_table(json.loads((folder / "evaluate.json").read_text(encoding="utf-8"))))
-    _say_where(folder / "plots", report)
-    return 0
-
-
-def _keep_run(root: Path, revisions: list[str]) -> None:
-    """See to it that the result has its run also where DVC took it from its cache; without one it is a result all the same."""
-    from samebits.tracking import afterwards
-
-    try:
-        afterwards.track(root, revisions, everything=False)
-    except UserError as error:
-        print(f"warning: MLflow does not hold the run of this result: {error}", file=sys.stderr)
-
-
-def _other_kind(root: Path, accuracy: float) -> str | None:
-    """Say how this machine differs from the recorded result's, where the same parameters were recorded by another."""
-    recorded = {
-        name: git.read(root, "HEAD", name)
-        for name in ("params.yaml", "metrics/environment.json", "metrics/evaluate.json")
-    }
-    if not all(recorded.values()) or recorded["params.yaml"] != (root / "params.yaml").read_bytes():
-        return None
-    here = json.loads((root / "metrics/environment.json").read_text(encoding="utf-8"))
-    differences = terminal.differences(json.loads(recorded["metrics/environment.json"]), here)
-    if not differences:
-        return None
-    before = json.loads(recorded["metrics/evaluate.json"])["accuracy"]
-    return (
-        f"The recorded result comes from another kind of machine ({'; '.join(differences)}): "
-        f"its accuracy is {100 * before:.2f} %, this one's {100 * accuracy:.2f} %."
-    )
+    """Get the data, run the pipeline and show the result."""
+    return quickstart.run(root)
 
 
 def _repository(folder: Path) -> Path:
@@ -318,21 +241,6 @@ def _points(text: str) -> float:
     if not 0 <= points <= 100:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of percentage points from 0 to 100")
     return points
-
-
-def _lock(root: Path) -> bytes:
-    path = root / "dvc.lock"
-    return path.read_bytes() if path.is_file() else b""
-
-
-def _write_report(revision: revisions.Revision, path: Path) -> None:
-    from samebits.reporting import page  # here, for a run that changes nothing has no use for it
-
-    page.write_result(revision, path)
-
-
-def _say_where(pictures: Path, report: Path) -> None:
-    print(f"report: {os.path.relpath(report)}   pictures: {os.path.relpath(pictures)}/*.png   tracking page: make ui")
 
 
 if __name__ == "__main__":
