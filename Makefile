@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run report test ui lint check-lock golden
+.PHONY: help run report test bench ui lint check-lock golden
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,6 +28,9 @@ check-lock: $(VENV)/installed  ## check that dvc.lock is the result of this code
 
 golden: $(VENV)/installed  ## record the first training steps of each recipe for this kind of machine
 	python -m samebits.verification.golden tests/golden.json
+
+bench: $(VENV)/installed  ## measure: the table of ratios in the README
+	python -m benchmarks
 
 ui: $(VENV)/installed  ## open the tracking page of this project's runs
 	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}

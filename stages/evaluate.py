@@ -24,7 +24,9 @@ def main(settings: params.Params) -> None:
     """Write metrics/, data/evaluation and data/plots."""
     evaluate = settings.chosen.evaluate
     device = runtime.choose_device(settings.device)
-    runtime.make_deterministic(evaluate.num_threads)
+    runtime.require_precision(evaluate.precision, device)
+    runtime.make_deterministic(evaluate.num_threads, settings.determinism)
+    runtime.keep_memory()
     environment = runtime.environment(device, evaluate.num_threads)
     weights = MODEL / "checkpoint.safetensors"
     trained = checkpoint.load(weights)
@@ -33,7 +35,13 @@ def main(settings: params.Params) -> None:
         resume.forget(stage.scratch(), checkpoint_md5)
     description = trained.description
     test = prepared.read_split(PREPARED, "test")
-    logits = inference.predict_logits(trained.network().to(device), test.images.to(device), evaluate.batch_size)
+    logits = inference.predict_logits(
+        trained.network().to(device),
+        test.images.to(device),
+        evaluate.batch_size,
+        evaluate.precision,
+        evaluate.test_time_augmentation,
+    )
     probabilities, labels = logits.softmax(1).cpu().numpy(), test.labels.numpy()
     measured = metrics.summarize(probabilities, labels, description.class_names)
     predictions.write(Path("data/evaluation/predictions.csv"), probabilities, labels, description.class_names)

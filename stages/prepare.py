@@ -15,7 +15,9 @@ NUM_PICTURES = 40
 def main(settings: params.Params) -> None:
     """Write data/prepared and a picture of the first training images."""
     raw = sources.read(settings.data, stage.repository_root())
-    train, validation = splits.cut_validation(raw.train, settings.data.num_validation, settings.data.seed)
+    train, validation = raw.train, raw.validation
+    if validation is None:
+        train, validation = splits.cut_validation(train, settings.data.num_validation, settings.data.seed)
     height, width, channels = train.images.shape[1:]
     normalized = normalization.of_images(settings.data.normalization, train.images)
     description = prepared.Description(settings.data.source, raw.class_names, (channels, height, width), normalized)

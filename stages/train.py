@@ -23,7 +23,9 @@ def main(settings: params.Params) -> None:
     """Write data/model: checkpoint, history, environment. Goes on from a resume point where a killed run left one."""
     recipe = settings.chosen
     device = runtime.choose_device(settings.device)
-    runtime.make_deterministic(recipe.train.num_threads)
+    runtime.require_precision(recipe.train.precision, device)
+    runtime.make_deterministic(recipe.train.num_threads, settings.determinism)
+    runtime.keep_memory()
     environment = runtime.environment(device, recipe.train.num_threads)
     description = prepared.read_description(PREPARED)
     num_classes = len(description.class_names)

@@ -1,6 +1,9 @@
 """A real git and DVC repository for each test that wants one: this project's own files, with tiny embedded data."""
 
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported, as samebits itself sets it
+
 import shutil
 import signal
 import subprocess
@@ -16,6 +19,28 @@ PROJECT = Path(__file__).resolve().parents[1]
 # What a run of the tests inside another stage or with the user's own server must not leak into them.
 FOREIGN = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI", "SAMEBITS_DATA")
 IDENTITY = {f"GIT_{who}_{what}": "tests@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+
+# A pipeline of the same form that DVC runs in a second, for what does not depend on what the stages compute.
+QUICK = {
+    "dvc.yaml": """\
+stages:
+  data: {cmd: python data.py, deps: [data.py], outs: [data.bin]}
+  work: {cmd: python work.py, deps: [work.py, data.bin], params: [seed], outs: [out.bin]}
+  measure: {cmd: python measure.py, deps: [measure.py, out.bin], metrics: [metrics.json: {cache: false}]}
+""",
+    "params.yaml": "seed: 0\n",
+    "data.py": "open('data.bin', 'wb').write(bytes(300_000))\n",
+    "work.py": """\
+import random, yaml
+seed = yaml.safe_load(open("params.yaml"))["seed"]
+open("out.bin", "wb").write(random.Random(seed).randbytes(len(open("data.bin", "rb").read())))
+""",
+    "measure.py": """\
+import json
+json.dump({"score": sum(open("out.bin", "rb").read(100))}, open("metrics.json", "w"))
+""",
+}
 
 
 @dataclass(frozen=True)
@@ -90,11 +115,12 @@ def stages_run(output: str) -> list[str]:
 
 
 def make_tiny(values: dict) -> None:
-    """Make every recipe a matter of seconds: 400 drawn images, one epoch."""
+    """Make every recipe a matter of seconds: 400 drawn images, one epoch, no special processor."""
     values["data"] |= {"source": "shapes", "shapes": {"num_train": 400, "num_test": 100}}
     for recipe in values["recipes"].values():
-        recipe["train"] |= {"num_epochs": 1, "report_every_steps": 50}
-        recipe["evaluate"] |= {"num_pictures": 4}
+        batch_size = min(recipe["train"]["batch_size"], 100)
+        recipe["train"] |= {"num_epochs": 1, "report_every_steps": 50, "batch_size": batch_size, "precision": "float32"}
+        recipe["evaluate"] |= {"num_pictures": 4, "precision": "float32"}
 
 
 def project_files() -> list[str]:
@@ -134,6 +160,43 @@ def done_template(fresh_template: Path, tmp_path_factory: pytest.TempPathFactory
     return root
 
 
+@pytest.fixture(scope="session")
+def known_template(done_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three results: one committed (momentum 0.9), one an experiment called slower (0.8), one only run (0.7)."""
+    root = tmp_path_factory.mktemp("known") / "samebits"
+    shutil.copytree(done_template, root, symlinks=True)
+    for name in ("mlflow.db", "mlartifacts"):  # whose paths lead back to the template
+        subprocess.run(["rm", "-rf", str(root / name)], check=True)
+    repository = Repository(root)
+    repository.run("dvc", "exp", "run", "--name", "slower", "--set-param", "recipes.lab.train.momentum=0.8")
+    repository.edit(lambda values: values["recipes"]["lab"]["train"].update(momentum=0.7))
+    assert repository.repro() == ["train", "evaluate"]
+    repository.run("git", "checkout", "--quiet", "--force", ".")
+    repository.run("dvc", "checkout")
+    return root
+
+
+@pytest.fixture(scope="session")
+def quick_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three results of the quick pipeline: one committed (seed 0), one an experiment called other (1), one only run (2)."""
+    root = tmp_path_factory.mktemp("quick") / "samebits"
+    root.mkdir()
+    repository = Repository(root)
+    for name, content in QUICK.items():
+        (root / name).write_text(content)
+    repository.run("git", "init", "--quiet", "--initial-branch=main")
+    repository.run("dvc", "init", "--quiet")
+    repository.run("dvc", "config", "core.analytics", "false")
+    repository.repro()
+    repository.commit("a result")
+    repository.run("dvc", "exp", "run", "--name", "other", "--set-param", "seed=1")
+    repository.edit(lambda values: values.update(seed=2))
+    assert repository.repro() == ["work", "measure"]
+    repository.run("git", "checkout", "--quiet", "--force", ".")
+    repository.run("dvc", "checkout")
+    return root
+
+
 @pytest.fixture
 def fresh(fresh_template: Path, tmp_path: Path) -> Repository:
     """The project with tiny embedded data, committed, nothing run yet."""
@@ -144,6 +207,18 @@ def fresh(fresh_template: Path, tmp_path: Path) -> Repository:
 def done(done_template: Path, tmp_path: Path) -> Repository:
     """The project with tiny embedded data, run and committed."""
     return _copy(done_template, tmp_path)
+
+
+@pytest.fixture
+def known(known_template: Path, tmp_path: Path) -> Repository:
+    """The project with a result that is committed, one that is an experiment, and one that was only run."""
+    return _copy(known_template, tmp_path)
+
+
+@pytest.fixture
+def quick(quick_template: Path, tmp_path: Path) -> Repository:
+    """The quick pipeline with a result that is committed, one that is an experiment, and one that was only run."""
+    return _copy(quick_template, tmp_path)
 
 
 def _copy(template: Path, folder: Path) -> Repository:

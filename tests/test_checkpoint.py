@@ -24,6 +24,7 @@ from samebits.training import loop
 
 torch.set_num_threads(1)
 TRAIN = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "batch_size": 4, "num_epochs": 1}
+TRAIN |= {"schedule": "constant", "label_smoothing": 0.0, "flip": "none", "translate": 0, "precision": "float32"}
 TRAIN |= {"report_every_steps": 100, "num_threads": 1}
 
 
@@ -210,8 +211,8 @@ WRONG_TEXT: dict[str, tuple[Any, list[str]]] = {
     "recipe is a list": (GOOD | {"recipe": ["lab"]}, ["recipe", "object"]),
     "no model": (GOOD | {"recipe": lacking(GOOD["recipe"], "model")}, ["model"]),
     "model is a list": (GOOD | {"recipe": GOOD["recipe"] | {"model": []}}, ["not describe a network"]),
-    "unknown model": (modelled(name="resnet"), ["name", "'lab' or 'linear'"]),
-    "a module of ours that is no model": (modelled(name="initialization"), ["name", "'lab' or 'linear'"]),
+    "unknown model": (modelled(name="resnet"), ["name", "'lab', 'linear' or 'speed'"]),
+    "a module of ours that is no model": (modelled(name="initialization"), ["name", "'lab', 'linear' or 'speed'"]),
     "unknown key of the model": (modelled(width=3), ["width"]),
     "images too small for the network": (modelled(name="lab"), ["16x16", "4x4"]),
 }

@@ -107,7 +107,7 @@ REFUSED: dict[str, Callable[[Path], None]] = {
     "no column": lambda path: figures.training_curves(history().drop(columns="epoch"), path, ""),
     "no step": lambda path: figures.training_curves(history().assign(step=np.nan), path, ""),
     "one class": lambda path: figures.confusion_matrix(counts(1), ["a"], path, ""),
-    "too many classes": lambda path: figures.confusion_matrix(counts(101), ["a"] * 101, path, ""),
+    "too many classes": lambda path: figures.confusion_matrix(counts(1001), ["a"] * 1001, path, ""),
     "another shape": lambda path: figures.confusion_matrix(counts(3), ["a", "b"], path, ""),
     "float counts": lambda path: figures.confusion_matrix(counts(2) / 2, ["a", "b"], path, ""),
     "negative count": lambda path: figures.confusion_matrix(-counts(2), ["a", "b"], path, ""),

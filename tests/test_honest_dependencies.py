@@ -27,6 +27,7 @@ EXEMPT = (
 EXEMPT_PICTURES = ("data/plots/",)
 # Code that only some values of params.yaml make a stage import.
 CHOSEN_BY_PARAMETERS = ("data/cifar10.py", "data/vision.py", "models/lab.py", "models/linear.py")
+CHOSEN_BY_PARAMETERS += ("data/decoding.py", "data/files.py", "data/folder.py", "data/images.py")
 
 
 def opened(repository: Repository, folder: Path, recipe: str) -> dict[str, set[str]]:
@@ -57,7 +58,7 @@ def undeclared(stage: str, definition: dict, files: set[str]) -> set[str]:
         and "." in Path(name).name  # a folder is opened to make a rename in it durable
         and not name.startswith(exempt)
         and not any(name == each or name.startswith(f"{each}/") for each in declared)
-        and name != "dvc.yaml"  # an artifact of the MLflow run
+        and name not in ("dvc.yaml", "dvc.lock")  # for the MLflow run
     }
 
 

@@ -187,3 +187,42 @@ def test_inference_covers_all_images_in_evaluation_mode() -> None:
     likelihoods = expected.double().softmax(1)[range(101), labels]
     assert loss == pytest.approx(-likelihoods.log().mean().item(), rel=1e-5)
     assert accuracy == pytest.approx((expected.argmax(1) == labels).sum().item() / 101, abs=1e-12)
+
+
+def shifted(images: torch.Tensor, by: int) -> torch.Tensor:
+    """The images one pixel along the diagonal, the border mirrored."""
+    height, width = images.shape[2:]
+    padded = nn.functional.pad(images, (1, 1, 1, 1), mode="reflect")
+    return padded[:, :, 1 + by : 1 + by + height, 1 + by : 1 + by + width]
+
+
+def test_test_time_augmentation_averages_views() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 6 * 6, 8), nn.Tanh(), nn.Linear(8, 4, bias=False)).eval()
+    network[3].weight.data *= 6
+    images = torch.randn(300, 3, 6, 6)
+    with torch.no_grad():
+        mirrored, plus, minus = (
+            (network(view) + network(view.flip(3))) / 2 for view in (images, shifted(images, 1), shifted(images, -1))
+        )
+    lead = mirrored.softmax(1).topk(2).values
+    unsure = lead[:, 0] - lead[:, 1] < 0.3
+    assert 20 < unsure.sum() < 280
+    everywhere = mirrored / 2 + (plus + minus) / 4
+    expected = {
+        "none": network(images),
+        "mirror": mirrored,
+        "mirror_and_translate": torch.where(unsure[:, None], everywhere, mirrored),
+    }
+    for name, logits in expected.items():
+        found = inference.predict_logits(network, images, 77, "float32", name)
+        torch.testing.assert_close(found, logits.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_inference_is_near_float32() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 4))
+    images = torch.randn(50, 3, 6, 6)
+    exact, coarse = (inference.predict_logits(network, images, 50, precision) for precision in ("float32", "bfloat16"))
+    assert coarse.dtype == torch.float32 and not torch.equal(exact, coarse)
+    torch.testing.assert_close(coarse, exact, rtol=0, atol=0.03)

@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from samebits import models, params
 from samebits.errors import UserError
+from samebits.models import speed
 
 torch.set_num_threads(1)
 CIFAR10 = (3, 32, 32)
@@ -72,8 +74,10 @@ def test_images_too_small_for_the_lab_network_are_refused(image_shape: tuple[int
     build("linear", image_shape)
 
 
-@pytest.mark.parametrize("start", ["pytorch", "he"])
-@pytest.mark.parametrize("name", ["lab", "linear"])
+STARTS = [*((name, start) for name in ("lab", "linear") for start in ("pytorch", "he")), ("speed", "partial_identity")]
+
+
+@pytest.mark.parametrize(("name", "start"), STARTS)
 def test_weights_are_decided_by_the_seed_alone(name: str, start: str) -> None:
     torch.manual_seed(5)
     first = build(name, seed=3, start=start).state_dict()
@@ -81,7 +85,10 @@ def test_weights_are_decided_by_the_seed_alone(name: str, start: str) -> None:
     torch.rand(100)
     again, other = (build(name, seed=seed, start=start).state_dict() for seed in (3, 4))
     assert all(torch.equal(first[key], again[key]) for key in first)
-    assert all(not torch.equal(first[key], other[key]) for key in first if key.endswith("weight"))
+    # A convolution to as many channels as it has begins as the identity, and the scale of a BatchNorm at 1.
+    fixed = ("conv2.weight", "blocks.2.conv1.weight", "norm1.weight", "norm2.weight") if name == "speed" else ()
+    drawn = [key for key in first if key.endswith("weight") and not key.endswith(fixed)]
+    assert all(not torch.equal(first[key], other[key]) for key in drawn)
 
 
 @pytest.mark.parametrize("start", ["pytorch", "he", "zero"])
@@ -128,3 +135,71 @@ def test_zero_initialization_is_zero(name: str) -> None:
     network = build(name, start="zero")
     assert not any(parameter.any() for parameter in network.parameters())
     assert not network(images(3)).any()
+
+
+def build_speed(image_shape: tuple[int, int, int] = CIFAR10, classes: int = 10) -> speed.Network:
+    network = build("speed", image_shape, classes, start="partial_identity")
+    assert isinstance(network, speed.Network)
+    return network
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "classes"), [(CIFAR10, 10), ((3, 24, 24), 10), ((1, 28, 28), 3), ((3, 9, 40), 2)]
+)
+def test_speed_fits_other_images_and_classes(image_shape: tuple[int, int, int], classes: int) -> None:
+    network = build_speed(image_shape, classes)
+    network.begin_from(images(20, image_shape))
+    logits = network(images(5, image_shape))
+    assert logits.shape == (5, classes) and logits.dtype == torch.float32
+    assert len(logits.unique(dim=0)) == 5
+    with pytest.raises(UserError, match=r"^.*speed.*at least 9x9.*8x40.*$"):
+        build_speed((3, 8, 40))
+
+
+def test_speed_is_the_network_of_the_paper() -> None:
+    network = build_speed().eval()
+    network.begin_from(images(50))
+    for norm in (part for part in network.modules() if isinstance(part, nn.BatchNorm2d)):
+        nn.init.normal_(norm.bias)
+        nn.init.normal_(norm.running_mean)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+    batch = images(4)
+    features = F.gelu(F.conv2d(batch, network.whitening.weight, network.whitening.bias))
+    for block in network.blocks:
+        for convolution, norm, pool in ((block.conv1, block.norm1, 2), (block.conv2, block.norm2, 1)):
+            size = convolution.weight.shape[1] // 9
+            filters = convolution.weight.reshape(-1, 3, 3, size).permute(0, 3, 1, 2)
+            features = F.max_pool2d(F.conv2d(features, filters, padding=1), pool)
+            mean, variance = norm.running_mean[:, None, None], norm.running_var[:, None, None]
+            features = F.gelu((features - mean) / variance.sqrt() + norm.bias[:, None, None])
+    expected = F.max_pool2d(features, 3).flatten(1) @ network.head.weight.T / 256
+    torch.testing.assert_close(network(batch), expected, rtol=1e-4, atol=1e-5)
+    # 1.97 million parameters (section 3.1); those that are fixed are not among the trained ones
+    assert num_parameters(network) == 24 * 12 + 24 + 9 * (24 * 64 + 64**2 + 64 * 256 + 3 * 256**2) + 2 * 1152 + 2560
+    fixed = [name for name, parameter in network.named_parameters() if not parameter.requires_grad]
+    assert fixed == [
+        "whitening.weight",
+        *(f"blocks.{block}.norm{norm}.weight" for block in range(3) for norm in (1, 2)),
+    ]
+
+
+def test_speed_begins_as_a_partial_identity() -> None:
+    features = images(2, (256, 5, 5))
+    for block in build_speed().blocks:
+        for convolution in (block.conv1, block.conv2):
+            size = convolution.weight.shape[1] // 9
+            passed = convolution(features[:, :size])
+            torch.testing.assert_close(passed[:, :size], features[:, :size])
+
+
+def test_whitening_makes_the_numbers_of_a_patch_independent() -> None:
+    random = images(500, (3, 12, 12))
+    blurred = F.avg_pool2d(random, 3, stride=1)  # neighbours are alike, as in any picture
+    network = build_speed((3, 10, 10))
+    network.begin_from(blurred)
+    whitened = F.conv2d(blurred, network.whitening.weight)[:, :12].permute(0, 2, 3, 1).flatten(0, 2)
+    covariance = whitened.T @ whitened / len(whitened)
+    # An eigenvalue v becomes v / (v + 0.0005): next to 1, and a little less for the smallest.
+    torch.testing.assert_close(covariance, torch.eye(12), rtol=0, atol=0.1)
+    positive, negative = network.whitening.weight.chunk(2)
+    assert torch.equal(positive, -negative)

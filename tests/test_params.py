@@ -18,7 +18,7 @@ def change(before: str, after: str) -> str:
 
 LAB = "learning_rate: 0.001"
 BROKEN = {
-    "unknown recipe": (change("recipe: lab", "recipe: lba"), ["recipe", "'lba'", "lab, linear"]),
+    "unknown recipe": (change("recipe: lab", "recipe: lba"), ["recipe", "'lba'", "lab, linear, speed"]),
     "recipe is a list": (change("recipe: lab", "recipe: [lab]"), ["recipe", "['lab']", "string"]),
     "no recipe": (change("recipe: lab", "# "), ["recipe", "missing"]),
     "negative seed": (change("seed: 0", "seed: -1"), ["seed", "-1", "greater than or equal to 0"]),
@@ -49,11 +49,17 @@ BROKEN = {
     "batch size a fraction": (change("batch_size: 4", "batch_size: 4.5"), ["train.batch_size", "4.5", "integer"]),
     "no epochs": (change("num_epochs: 2", "num_epochs: 0"), ["train.num_epochs", "0", "greater than or equal to 1"]),
     "no threads": (change("num_threads: 1", "num_threads: 0"), ["num_threads", "0", "greater than or equal to 1"]),
-    "unknown optimizer": (change("optimizer: sgd", "optimizer: adam"), ["train.optimizer", "'adam'", "'sgd'"]),
-    "unknown model": (change("name: lab", "name: resnet"), ["recipes.lab.model.name", "'resnet'", "'lab' or 'linear'"]),
+    "unknown optimizer": (
+        change("optimizer: sgd", "optimizer: adam"),
+        ["train.optimizer", "'adam'", "'sgd' or 'muon'"],
+    ),
+    "unknown model": (
+        change("name: lab", "name: resnet"),
+        ["recipes.lab.model.name", "'resnet'", "'lab', 'linear' or 'speed'"],
+    ),
     "unknown initialization": (
         change("initialization: pytorch", "initialization: xavier"),
-        ["model.initialization", "'xavier'", "'pytorch', 'he' or 'zero'"],
+        ["model.initialization", "'xavier'", "'pytorch', 'he', 'zero' or 'partial_identity'"],
     ),
     "unknown source": (
         change("source: cifar10", "source: cifar100"),
@@ -78,6 +84,26 @@ BROKEN = {
     "mistake in a recipe not chosen": (
         change("batch_size: 100\n", "batch_size: ten\n"),
         ["recipes.linear.train.batch_size", "'ten'"],
+    ),
+    "unknown precision": (
+        change("precision: float32 ", "precision: half "),
+        ["recipes.lab.train.precision", "'half'", "'float32' or 'bfloat16'"],
+    ),
+    "muon without its section": (
+        change("optimizer: sgd", "optimizer: muon"),
+        ["recipes.lab.train", "'muon'", "the section muon"],
+    ),
+    "the section muon without muon": (
+        change("optimizer: muon", "optimizer: sgd"),
+        ["recipes.speed.train", "'sgd'", "the section muon"],
+    ),
+    "muon for another network": (
+        change("name: speed\n      initialization: partial_identity", "name: lab\n      initialization: he"),
+        ["recipes.speed", "'lab'", "muon", "need the network speed"],
+    ),
+    "speed begun otherwise": (
+        change("initialization: partial_identity", "initialization: he"),
+        ["recipes.speed", "'he'", "partial_identity"],
     ),
     "too many pictures": (
         change("num_pictures: 40", "num_pictures: 41"),
@@ -146,7 +172,7 @@ def test_an_unknown_recipe_writes_nothing(fresh: Repository) -> None:
     fresh.edit(lambda values: values.update(recipe="lba"))
     done = fresh.run("dvc", "repro", ok=False)
     assert done.returncode != 0
-    assert "error: params.yaml: recipe is 'lba': must be one of lab, linear" in done.stderr.splitlines()
+    assert "error: params.yaml: recipe is 'lba': must be one of lab, linear, speed" in done.stderr.splitlines()
     assert fresh.status() == " M params.yaml\n"
 
 

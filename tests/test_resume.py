@@ -13,6 +13,8 @@ import torch
 from samebits.data.prepared import Split
 from samebits.training import loop, resume
 from samebits.training.resume import ResumePoints
+from tests.test_models import build_speed
+from tests.test_optimizers import muon_settings
 from tests.test_training import build, random_split, settings, weights
 
 SETTINGS = settings(num_epochs=3, batch_size=4, report_every_steps=7, momentum=0.9)
@@ -41,6 +43,29 @@ def test_resumed_from_every_point_the_bits_are_the_same(monkeypatch: pytest.Monk
         resumed_rows, resumed = train(data, validation, resume_from=state)
         assert resumed_rows == rows
         assert torch.equal(resumed, expected), f"after a stop at step {state['step']}"
+
+
+def test_the_speed_recipe_resumes_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Muon, schedules, BatchNorm's statistics, augmentation, resizing and bfloat16 on top."""
+    monkeypatch.setattr(loop, "_IMAGES_PER_CHUNK", 20)
+    data, nothing = random_split(50, (3, 16, 16)), random_split(0, (3, 16, 16))
+    train_settings = muon_settings(
+        num_epochs=3, flip="alternating", translate=2, label_smoothing=0.2, precision="bfloat16",
+        resizing={"num_epochs": 2, "side": 12},
+    )  # fmt: skip
+
+    def speed_training(on_pause=None, resume_from=None):
+        network = build_speed((3, 16, 16))
+        rows = loop.train(network, data, nothing, train_settings, 0, lambda *_: None, on_pause, resume_from)
+        return rows, network.state_dict()
+
+    states: list[loop.State] = []
+    rows, expected = speed_training(lambda step, state: states.append(through_disk(state())))
+    assert [state["step"] for state in states] == list(range(1, 10))
+    for state in states:
+        resumed_rows, resumed = speed_training(resume_from=state)
+        assert resumed_rows == rows
+        assert all(torch.equal(resumed[name], expected[name]) for name in expected), f"after step {state['step']}"
 
 
 def points(scratch: Path, key: str = "key", every_seconds: float = 0.0) -> ResumePoints:

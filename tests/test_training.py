@@ -3,6 +3,7 @@
 import math
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +23,9 @@ torch.set_num_threads(1)
 LN_10 = math.log(10)
 
 
-def settings(**changes: float) -> params.Train:
+def settings(**changes: Any) -> params.Train:
     values = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "batch_size": 4, "num_epochs": 2}
+    values |= {"schedule": "constant", "label_smoothing": 0.0, "flip": "none", "translate": 0, "precision": "float32"}
     return params.Train.model_validate(values | {"report_every_steps": 5, "num_threads": 1} | changes)
 
 

@@ -1,1 +1,7 @@
 """samebits: a reproducible image-classification pipeline. The same commit gives the same bits."""
+
+import os
+
+# OpenMP reads it when torch is imported. Threads that wait then leave the cores to others: two trainings of two threads on
+# two cores take twice the time of one, not many times.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")

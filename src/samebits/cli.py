@@ -1,19 +1,13 @@
 """The `samebits` command: what DVC and MLflow have no command for."""
 
 import argparse
-import hashlib
-import json
 import os
 import sys
 from pathlib import Path
 
-from samebits import params
-from samebits.data import cifar10
+from samebits import quickstart
 from samebits.errors import UserError, as_one_line
-from samebits.reporting import terminal
-from samebits.repository import git, pipeline, revisions
-
-REPORT = "report.html"
+from samebits.repository import git
 
 
 def main() -> None:
@@ -28,13 +22,33 @@ def main() -> None:
         epilog="Exit code: 0 identical, 1 different, 2 could not be run.",
     )
     command.add_argument(
-        "revision", metavar="REV", nargs="?", default="HEAD", help="commit, branch, tag or DVC experiment"
+        "revision", metavar="REV", nargs="?", help="commit, branch, tag or DVC experiment; HEAD without one"
+    )
+    command.add_argument("--run", metavar="RUN_ID", help="an MLflow run in place of a revision")
+    command.add_argument(
+        "--keep", action="store_true", help="with --run: leave the clone that it ran in, to work there"
     )
     command.add_argument("--stage", metavar="NAME", help="run no further than this stage")
     command.set_defaults(action=verify, mistake=2)
     command = commands.add_parser("check", help="check the health of this clone and name the remedies")
     command.add_argument("--repair", action="store_true", help="remove damaged objects from DVC's cache")
     command.set_defaults(action=check, mistake=1)
+    command = commands.add_parser(
+        "share", help="send a DVC remote what a colleague needs to restore any result known here"
+    )
+    command.add_argument(
+        "--to", metavar="REMOTE", help="the name of a DVC remote; the default one where it is left out"
+    )
+    command.set_defaults(action=share, mistake=1)
+    command = commands.add_parser("track", help="make sure that MLflow holds the run of each result")
+    command.add_argument(
+        "revisions",
+        metavar="REV",
+        nargs="*",
+        help="commits, branches, tags or DVC experiments; without one, the workspace",
+    )
+    command.add_argument("--all", action="store_true", help="every commit and experiment")
+    command.set_defaults(action=track, mistake=1)
     command = commands.add_parser(
         "compare",
         help="tell whether one result, or one group of seeds, is better than another, or whether that is noise",
@@ -66,7 +80,7 @@ def main() -> None:
         help="exit with 1 where the whole 95 %% interval says that B's accuracy is lower by more than POINTS (0) percentage points",
     )
     command.set_defaults(action=compare, mistake=2, format="terminal")
-    command = commands.add_parser("report", help=f"write a page about a result: {REPORT}")
+    command = commands.add_parser("report", help=f"write a page about a result: {quickstart.REPORT}")
     command.add_argument(
         "revision",
         metavar="REV",
@@ -75,8 +89,30 @@ def main() -> None:
         help="commit, branch, tag, DVC experiment or `workspace`",
     )
     command.add_argument("--against", metavar="REV", help="show the comparison with this result beside it")
-    command.add_argument("--output", metavar="FILE", default=REPORT, help=f"where to write it ({REPORT})")
+    command.add_argument(
+        "--output", metavar="FILE", default=quickstart.REPORT, help=f"where to write it ({quickstart.REPORT})"
+    )
     command.set_defaults(action=report, mistake=1)
+    command = commands.add_parser("predict", help="apply the trained network to images of any format and size")
+    command.add_argument("paths", metavar="FILE|FOLDER", nargs="+", help="images, or folders with images below them")
+    _add_network(command)
+    command.add_argument("--top", metavar="K", type=int, default=3, help="name the K most probable classes (3)")
+    output = command.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="write one JSON array")
+    output.add_argument("--csv", action="store_true", help="write CSV")
+    command.add_argument("--picture", metavar="PNG", type=Path, help="draw the first 40 images with their labels")
+    command.set_defaults(action=predict, mistake=1)
+    command = commands.add_parser("export", help="write the trained network as a file that other programs run")
+    _add_network(command)
+    command.add_argument("--format", choices=["onnx"], default="onnx", help="onnx, the only one so far")
+    command.add_argument(
+        "--output", metavar="FILE", type=Path, default=Path("data/export/model.onnx"), help="where to (%(default)s)"
+    )
+    command.set_defaults(action=export, mistake=1)
+    command = commands.add_parser("register", help="register the trained network as an MLflow model, to be served")
+    command.add_argument("name", metavar="NAME", nargs="?", default="samebits", help="of the model (samebits)")
+    command.add_argument("--rev", metavar="REV", help="the network of this commit, branch, tag or DVC experiment")
+    command.set_defaults(action=register, mistake=1)
     arguments = parser.parse_args()
     with as_one_line(arguments.mistake):
         sys.exit(arguments.action(Path.cwd(), arguments))
@@ -84,9 +120,16 @@ def main() -> None:
 
 def verify(folder: Path, arguments: argparse.Namespace) -> int:
     """Run a revision once more, from nothing, and compare its outputs with what it recorded."""
-    from samebits.verification.verify import verify  # here, for `samebits run` has no use for it
+    from samebits.verification.verify import verify, verify_run  # here, for `samebits run` has no use for them
 
-    return verify(folder, arguments.revision, arguments.stage)
+    is_run = arguments.run is not None
+    if is_run and arguments.revision is not None:
+        raise UserError("give a revision or a run, not both")
+    if arguments.keep and not is_run:
+        raise UserError("--keep goes with --run; a revision's own worktree is made by `git worktree add`")
+    if is_run:
+        return verify_run(folder, arguments.run, arguments.keep, arguments.stage)
+    return verify(folder, arguments.revision or "HEAD", arguments.stage)
 
 
 def check(root: Path, arguments: argparse.Namespace) -> int:
@@ -94,6 +137,27 @@ def check(root: Path, arguments: argparse.Namespace) -> int:
     from samebits.verification.check import check  # here, for `samebits run` has no use for it
 
     return check(root, arguments.repair)
+
+
+def share(root: Path, arguments: argparse.Namespace) -> int:
+    """Send a DVC remote what a colleague needs to restore any result that this repository knows."""
+    from samebits.repository.sharing import share  # here, for `samebits run` has no use for it
+
+    return share(root, arguments.to)
+
+
+def track(root: Path, arguments: argparse.Namespace) -> int:
+    """Make sure that MLflow holds the run of each result."""
+    from samebits.tracking import afterwards, store  # here, for importing MLflow takes a second
+
+    if arguments.all and arguments.revisions:
+        raise UserError("--all already means every revision: leave out the others")
+    counts = afterwards.track(root, arguments.revisions, arguments.all)
+    there = f"{counts['new']} new, {counts['completed']} completed, {counts['there']} there already"
+    if counts["left out"]:
+        there += f"; {counts['left out']} without a complete result left out"
+    print(f"runs in {store.without_password(store.tracking_uri(root))}: {there}")
+    return 0
 
 
 def compare(folder: Path, arguments: argparse.Namespace) -> int:
@@ -129,70 +193,38 @@ def report(folder: Path, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def predict(folder: Path, arguments: argparse.Namespace) -> int:
+    """Apply the trained network to images."""
+    from samebits.prediction import command  # here, for `samebits run` has no use for it
+
+    return command.run(folder, arguments)
+
+
+def export(folder: Path, arguments: argparse.Namespace) -> int:
+    """Write the trained network as an ONNX model."""
+    from samebits.prediction import onnx_export, trained
+
+    onnx_export.export(folder, trained.load(folder, arguments.rev, arguments.checkpoint), arguments.output)
+    return 0
+
+
+def register(folder: Path, arguments: argparse.Namespace) -> int:
+    """Register the trained network as an MLflow model."""
+    from samebits.prediction import registration, trained
+
+    registration.register(folder, trained.load(folder, arguments.rev), arguments.name)
+    return 0
+
+
+def _add_network(command: argparse.ArgumentParser) -> None:
+    network = command.add_mutually_exclusive_group()
+    network.add_argument("--rev", metavar="REV", help="the network of this commit, branch, tag or DVC experiment")
+    network.add_argument("--checkpoint", metavar="FILE", type=Path, help="the network in this file, whoever made it")
+
+
 def run(root: Path, _: argparse.Namespace) -> int:
-    """Get the data, run the pipeline and show the result; without CIFAR-10, an experiment on the embedded data."""
-    if not (root / "dvc.yaml").is_file():
-        raise UserError(f"{root} has no dvc.yaml: run this in the root of a clone of samebits")
-    settings = params.load(root / "params.yaml")
-    raw = root / settings.data.path
-    if settings.data.source == "cifar10" and not cifar10.is_at_hand(raw) and pipeline.has_to_run(root, "prepare"):
-        try:
-            cifar10.download(raw)
-        except cifar10.CannotHave as error:
-            return _run_on_shapes(root, error)
-    before = _lock(root)
-    if code := pipeline.reproduce(root):
-        return code
-    report = root / REPORT
-    if _lock(root) != before or not report.is_file():
-        _write_report(revisions.workspace(root), report)
-    measured = json.loads((root / "metrics/evaluate.json").read_text(encoding="utf-8"))
-    print(f"\n{settings.recipe} on {settings.data.source}, seed {settings.seed}")
-    print(terminal.accuracy_table(measured))
-    if sentence := _other_kind(root, measured["accuracy"]):
-        print(sentence)
-    _say_where(root / "data/plots", report)
-    return 0
-
-
-def _run_on_shapes(root: Path, why: cifar10.CannotHave) -> int:
-    """Run the same pipeline on `shapes`, as an experiment: what git tracks stays as it is."""
-    print(f"{why.reason}: running on shapes, the embedded data, as an experiment instead.", file=sys.stderr)
-    state = hashlib.sha256((git.commit(root) or "").encode() + git.diff(root)).hexdigest()
-    name = f"shapes-{state[:7]}"
-    is_known = name in pipeline.experiments(root)
-    if not is_known and (code := pipeline.run_experiment(root, name, {"data.source": "shapes"})):
-        return code
-    folder = root / "data/experiments" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in ("data/plots", "metrics/evaluate.json"):
-        pipeline.fetch(root, name, path, folder / Path(path).name)
-    report = folder / REPORT
-    if not (is_known and report.is_file()):
-        _write_report(revisions.find(root, name), report)
-    print(f"\nexperiment {name} on shapes (not CIFAR-10)")
-    print(terminal.accuracy_table(json.loads((folder / "evaluate.json").read_text(encoding="utf-8"))))
-    _say_where(folder / "plots", report)
-    return 0
-
-
-def _other_kind(root: Path, accuracy: float) -> str | None:
-    """Say how this machine differs from the recorded result's, where the same parameters were recorded by another."""
-    recorded = {
-        name: git.read(root, "HEAD", name)
-        for name in ("params.yaml", "metrics/environment.json", "metrics/evaluate.json")
-    }
-    if not all(recorded.values()) or recorded["params.yaml"] != (root / "params.yaml").read_bytes():
-        return None
-    here = json.loads((root / "metrics/environment.json").read_text(encoding="utf-8"))
-    differences = terminal.differences(json.loads(recorded["metrics/environment.json"]), here)
-    if not differences:
-        return None
-    before = json.loads(recorded["metrics/evaluate.json"])["accuracy"]
-    return (
-        f"The recorded result comes from another kind of machine ({'; '.join(differences)}): "
-        f"its accuracy is {100 * before:.2f} %, this one's {100 * accuracy:.2f} %."
-    )
+    """Get the data, run the pipeline and show the result."""
+    return quickstart.run(root)
 
 
 def _repository(folder: Path) -> Path:
@@ -209,21 +241,6 @@ def _points(text: str) -> float:
     if not 0 <= points <= 100:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of percentage points from 0 to 100")
     return points
-
-
-def _lock(root: Path) -> bytes:
-    path = root / "dvc.lock"
-    return path.read_bytes() if path.is_file() else b""
-
-
-def _write_report(revision: revisions.Revision, path: Path) -> None:
-    from samebits.reporting import page  # here, for a run that changes nothing has no use for it
-
-    page.write_result(revision, path)
-
-
-def _say_where(pictures: Path, report: Path) -> None:
-    print(f"report: {os.path.relpath(report)}   pictures: {os.path.relpath(pictures)}/*.png   tracking page: make ui")
 
 
 if __name__ == "__main__":

@@ -33,3 +33,10 @@ def as_one_line(exit_code: int = 1) -> Iterator[None]:
         return
     print(f"error: {line}", file=sys.stderr)
     sys.exit(exit_code)
+
+
+def printable(text: str) -> str:
+    r"""Give `text` on one line that commands no terminal: a newline as \n, a byte that is no UTF-8 as its code."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )

@@ -13,6 +13,9 @@ from samebits.errors import UserError
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 NumThreads = Annotated[int, Field(ge=1, le=1024)]
+LearningRate = Annotated[float, Field(gt=0)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Precision = Literal["float32", "bfloat16"]
 
 
 class _Section(BaseModel):
@@ -26,39 +29,83 @@ class Shapes(_Section):
     num_test: Count
 
 
+class Folder(_Section):
+    """How the user's own images are divided, and what may be among them."""
+
+    test_percent: Annotated[int, Field(ge=1, le=99)]
+    validation_percent: Annotated[int, Field(ge=0, le=98)]
+    duplicates: Literal["fail", "allow"]
+
+
 class Data(_Section):
     """What prepare depends on."""
 
-    source: Literal["cifar10", "shapes"]
+    source: Literal["cifar10", "shapes", "folder"]
     path: Annotated[str, Field(min_length=1)]
     seed: Seed
     num_validation: Annotated[int, Field(ge=0)]
     normalization: Literal["per_channel", "half", "none"]
+    image_size: Annotated[int, Field(ge=1, le=4096)]
     shapes: Shapes
+    folder: Folder
 
 
 class Model(_Section):
     """Which network, and how its weights begin."""
 
-    name: Literal["lab", "linear"]
-    initialization: Literal["pytorch", "he", "zero"]
+    name: Literal["lab", "linear", "speed"]
+    initialization: Literal["pytorch", "he", "zero", "partial_identity"]
+
+
+class Muon(_Section):
+    """What beside its filters a network trained by muon needs: SGD of its biases and its last layer."""
+
+    bias_learning_rate: LearningRate  # for the sum of a mini-batch's losses, as those below
+    whitening_bias_num_epochs: Count  # then the bias of the whitening layer stands still
+    head_learning_rate: LearningRate
+    momentum: Momentum
+    weight_decay: Annotated[float, Field(ge=0)]
+
+
+class Resizing(_Section):
+    """Progressive resizing: the first epochs see smaller images."""
+
+    num_epochs: Count
+    side: Count  # pixels
 
 
 class Train(_Section):
     """How a network is trained."""
 
-    optimizer: Literal["sgd"]
-    learning_rate: Annotated[float, Field(gt=0)]
-    momentum: Annotated[float, Field(ge=0, lt=1)]
+    optimizer: Literal["sgd", "muon"]
+    learning_rate: LearningRate
+    momentum: Momentum
+    schedule: Literal["constant", "linear"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    flip: Literal["none", "alternating"]
+    translate: Annotated[int, Field(ge=0)]  # pixels
+    precision: Precision
     batch_size: Count
     num_epochs: Count
     report_every_steps: Count
     num_threads: NumThreads
+    muon: Muon | None = None
+    resizing: Resizing | None = None
+
+    @model_validator(mode="after")
+    def _muon_is_described(self) -> "Train":
+        if (self.optimizer == "muon") != (self.muon is not None):
+            raise ValueError(
+                f"optimizer is {self.optimizer!r}: the section muon belongs to optimizer muon, and only to it"
+            )
+        return self
 
 
 class Evaluate(_Section):
     """How a trained network is measured and shown."""
 
+    precision: Precision
+    test_time_augmentation: Literal["none", "mirror", "mirror_and_translate"]
     batch_size: Count
     num_pictures: Annotated[int, Field(ge=1, le=40)]
     num_threads: NumThreads
@@ -71,6 +118,18 @@ class Recipe(_Section):
     train: Train
     evaluate: Evaluate
 
+    @model_validator(mode="after")
+    def _network_fits(self) -> "Recipe":
+        network = self.model.name
+        if (network == "speed") != (self.model.initialization == "partial_identity"):
+            raise ValueError(
+                f"model.initialization is {self.model.initialization!r}: the network speed begins by partial_identity, "
+                "and only this one"
+            )
+        if network != "speed" and (self.train.optimizer == "muon" or self.train.resizing):
+            raise ValueError(f"model.name is {network!r}: optimizer muon and resizing need the network speed")
+        return self
+
 
 class Params(_Section):
     """The whole of params.yaml."""
@@ -78,6 +137,7 @@ class Params(_Section):
     recipe: str
     seed: Seed
     device: Literal["auto", "cpu", "cuda"]
+    determinism: Literal["exact", "fast"]
     checkpoint_every_seconds: Annotated[float, Field(gt=0)]
     data: Data
     recipes: Annotated[dict[str, Recipe], Field(min_length=1)]
@@ -99,6 +159,7 @@ class Params(_Section):
             "recipe": self.recipe,
             "seed": self.seed,
             "device": self.device,
+            "determinism": self.determinism,
             "data": self.data.model_dump(),
             **self.chosen.model_dump(),
         }
@@ -134,7 +195,7 @@ def _first_line(error: ValidationError) -> str:
         case "missing":
             line = f"{key} is missing: add it"
         case "value_error":
-            line = str(first["ctx"]["error"])
+            line = ": ".join(filter(None, (key, str(first["ctx"]["error"]))))
         case _:
             line = f"{key} is {first['input']!r}: {_allowed(first)}"
     return line + (f" (and {len(others)} more)" if others else "")

@@ -1,5 +1,6 @@
-"""What computes: device, threads, determinism, pinned libraries, and the kind of machine they make."""
+"""What computes: device, threads, determinism, memory, pinned libraries, and the kind of machine they make."""
 
+import ctypes
 import os
 import platform
 import sys
@@ -23,6 +24,8 @@ _INSTRUCTION_SETS = (
     *("amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
     *("asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2", "svebf16"),
 )
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 # Settings of the mathematics libraries that change bits and show nowhere else.
 _MATH_VARIABLES = (
     *("MKL_CBWR", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS"),
@@ -39,13 +42,43 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def make_deterministic(num_threads: int) -> None:
-    """Fix all that PyTorch would otherwise take from the machine or leave to chance: threads and kernel choice."""
+def make_deterministic(num_threads: int, determinism: str = "exact") -> None:
+    """Fix all that PyTorch would otherwise take from the machine or leave to chance: threads and kernel choice.
+
+    determinism fast: a GPU may choose whatever kernels are the fastest, and its bits vary; on a CPU it changes nothing.
+    """
     # cuBLAS reads its workspace setting when it starts; without it deterministic products are refused.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(num_threads)
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(determinism == "exact")
+    torch.backends.cudnn.benchmark = determinism == "fast"
+
+
+def require_precision(precision: str, device: torch.device) -> None:
+    """Raise UserError where `device` is a processor that computes in `precision` more slowly than in float32."""
+    if precision == "bfloat16" and device.type == "cpu" and not _has_fast_bfloat16():
+        raise UserError(
+            "precision is bfloat16, but this processor has no fast bfloat16 arithmetic (AVX-512 BF16, AMX or Arm BF16): "
+            "set precision to float32 in this recipe of params.yaml, for train and evaluate"
+        )
+
+
+def _has_fast_bfloat16() -> bool:
+    if platform.machine() in ("x86_64", "AMD64"):
+        return "bfloat16" in _onednn_isa()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def keep_memory() -> None:
+    """Let glibc's allocator keep what is freed: else each step asks the system for its memory anew, page by page.
+
+    It costs a third of the speed recipe's time. Elsewhere than on Linux with glibc this does nothing.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
+        mallopt(_M_TOP_PAD, 2**28)
 
 
 def check_pins(lock: Path = LOCK) -> None:

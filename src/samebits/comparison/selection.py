@@ -26,7 +26,7 @@ def matching(root: Path, pattern: str) -> list[Revision]:
 
     Raises UserError where none matches, or where they differ in more than the seed.
     """
-    named = {commit: name for commit, name in git.named_experiments(root).items() if fnmatch.fnmatchcase(name, pattern)}
+    named = {commit: name for commit, name in git.experiment_names(root).items() if fnmatch.fnmatchcase(name, pattern)}
     if not named:
         raise UserError(f"no experiment's name matches {pattern}: `dvc exp list --all` lists them")
     group = [_named(root, commit, name) for commit, name in named.items()]
@@ -45,7 +45,7 @@ def same_but_for_seed(root: Path, revision: Revision) -> list[Revision]:
     Looked through are all experiments, branches, tags and HEAD.
     """
     head = git.commit(root)
-    names = git.tips(root) | git.named_experiments(root) | ({head: "HEAD"} if head else {})
+    names = git.tips(root) | git.experiment_names(root) | ({head: "HEAD"} if head else {})
     group = [revision]
     for commit, name in names.items():
         if commit == revision.commit:

@@ -1,13 +1,17 @@
 """z = (x - mean) / std for each channel, with x = pixel / 255; exact on every processor."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samebits.data.raw import Images
 from samebits.errors import UserError
+
+_CHUNK_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Normalization:
         return [((x - mean) / std).astype(np.float16) for mean, std in zip(self.mean, self.std, strict=True)]
 
 
-def of_images(kind: str, images: NDArray[np.uint8]) -> Normalization:
+def of_images(kind: str, images: Images) -> Normalization:
     """Give the normalization of `kind` (per_channel, half, none) for training images (N, height, width, channels).
 
     per_channel takes mean and standard deviation over all pixels of a channel (Krizhevsky 2009 and the lab), from
@@ -51,7 +55,7 @@ def of_images(kind: str, images: NDArray[np.uint8]) -> Normalization:
     num_channels = images.shape[-1]
     match kind:
         case "per_channel":
-            moments = [_mean_and_std(images[..., channel]) for channel in range(num_channels)]
+            moments = [_mean_and_std(counts) for counts in _histograms(images)]
         case "half":
             moments = [(0.5, 0.5)] * num_channels
         case "none":
@@ -68,11 +72,24 @@ def of_images(kind: str, images: NDArray[np.uint8]) -> Normalization:
     return Normalization(means, stds)
 
 
-def _mean_and_std(channel: NDArray[np.uint8]) -> tuple[float, float]:
-    """Mean and population standard deviation of pixel / 255: integer sums, then one rounding each."""
-    counts = np.zeros(256, dtype=np.int64)
-    for start in range(0, len(channel), 1000):
-        counts += np.bincount(channel[start : start + 1000].reshape(-1), minlength=256)
+def _histograms(images: Images) -> NDArray[np.int64]:
+    """Count how often each channel has each of the 256 values: (channels, 256)."""
+    num_channels = images.shape[-1]
+    counts = np.zeros((num_channels, 256), dtype=np.int64)
+    for part in chunks(images):
+        for channel in range(num_channels):
+            counts[channel] += np.bincount(part[..., channel].reshape(-1), minlength=256)
+    return counts
+
+
+def chunks(images: Images) -> Iterator[NDArray[np.uint8]]:
+    """Give all images in parts of a few megabytes."""
+    size = max(1, _CHUNK_BYTES // math.prod(images.shape[1:]))
+    return (images[start : start + size] for start in range(0, len(images), size))
+
+
+def _mean_and_std(counts: NDArray[np.int64]) -> tuple[float, float]:
+    """Mean and population standard deviation of pixel / 255, by how often each value occurs (256,): one rounding each."""
     number = int(counts.sum())
     total = sum(value * int(count) for value, count in enumerate(counts))
     total_of_squares = sum(value * value * int(count) for value, count in enumerate(counts))

@@ -7,7 +7,7 @@ from samebits.data.raw import RawDataset, RawSplit
 
 
 def read(data: params.Data, root: Path) -> RawDataset:
-    """Give the images of `data.source`; a relative `data.path` is taken from `root`, the repository's."""
+    """Give the images of `data.source`; for cifar10 a relative `data.path` is taken from `root`, the repository's."""
     match data.source:
         case "cifar10":
             from samebits.data import cifar10
@@ -19,3 +19,8 @@ def read(data: params.Data, root: Path) -> RawDataset:
             train = RawSplit(*shapes.draw(data.shapes.num_train, data.seed, "train"))
             test = RawSplit(*shapes.draw(data.shapes.num_test, data.seed, "test"))
             return RawDataset(shapes.CLASS_NAMES, train, test)
+        case "folder":
+            from samebits.data import folder
+
+            # From the working folder: what DVC has looked at, also in a temporary experiment.
+            return folder.read(Path(data.path), data)

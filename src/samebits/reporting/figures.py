@@ -18,7 +18,7 @@ from samebits.reporting import canvas
 from samebits.reporting.canvas import BLUE, INK, LINE, LINE_HEIGHT, MARGIN, SKY, VERMILLION, percent
 
 MAX_ROWS = 100_000
-MAX_CLASSES = 100
+MAX_CLASSES = 1000
 MAX_IMAGES = 40
 MAX_IMAGE_SIDE = 4096
 MAX_BINS = 100
@@ -81,7 +81,7 @@ def confusion_matrix(counts: NDArray[np.integer[Any]], class_names: Sequence[str
     """Draw a confusion matrix shaded by the share of each row, with the counts where they can be read.
 
     `counts` is an integer array (C, C) of image counts, rows by true class and columns by predicted class, in
-    the order of `class_names`; C is 2 to 100.
+    the order of `class_names`; C is 2 to 1000.
     """
     counts, classes = np.asarray(counts), len(class_names)
     _require(2 <= classes <= MAX_CLASSES, f"{classes} classes, not 2 to {MAX_CLASSES}")
@@ -247,7 +247,7 @@ def per_class_accuracy(
 ) -> None:
     """Draw one bar of accuracy for each class, in the order given, and a line at the overall accuracy.
 
-    `accuracy` has one value in [0, 1] for each of the 1 to 100 `class_names`, NaN for a class without images;
+    `accuracy` has one value in [0, 1] for each of the 1 to 1000 `class_names`, NaN for a class without images;
     `overall` is in [0, 1].
     """
     values, classes = np.asarray(accuracy, "float64"), len(class_names)

@@ -64,6 +64,24 @@ def clean(repository: Path, commit: str, num_bytes: int, variables: Mapping[str,
         yield clone
 
 
+def apply(clone: Clone, patch: bytes) -> None:
+    """Apply what `git.diff` gave to a clone. Raises UserError where it does not fit."""
+    # In the index too: git would not see a change of the same second that leaves a file as long as it was.
+    command = ["git", "apply", "--index", "--whitespace=nowarn", "-"]
+    done = subprocess.run(command, cwd=clone.root, env=clone.environment, input=patch, capture_output=True)
+    if done.returncode != 0:
+        reason = " ".join(done.stderr.decode(errors="replace").split())
+        raise UserError(f"the recorded changes cannot be applied: {reason}")
+
+
+def keep(clone: Clone, target: Path, cache: Path) -> None:
+    """Move a clone out of its temporary folder, to work in it with DVC's cache `cache`."""
+    settings = clone.root / ".dvc" / "config.local"
+    settings.write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(clone.root, target)
+
+
 def _environment(folder: Path) -> dict[str, str]:
     kept = {
         name: value

@@ -1,8 +1,15 @@
 """What git knows of a workspace. Without git, or without a commit, there is nothing to know: no error."""
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+# Where commits are found: its own branches, others' that it has seen, tags.
+_BRANCHES = ("--branches", "--tags", "--remotes")
+_EXPERIMENTS = "--glob=refs/exps"
+# Refs that DVC keeps beside its experiments for its own work.
+_NO_EXPERIMENTS = ("exec", "apply", "stash", "celery")
 # DVC writes these while it runs the pipeline: they are results, not what a result was made from.
 _WRITTEN_BY_DVC = (":!dvc.lock", ":!metrics")
 
@@ -25,10 +32,79 @@ def experiments(workspace: Path, name: str) -> list[str]:
     return [line.split()[0] for line in listed.splitlines() if line.split()[1:] == [name]]
 
 
-def named_experiments(workspace: Path) -> dict[str, str]:
-    """The names of all DVC experiments by commit, on whatever commits they are based."""
-    listed = _git(workspace, "for-each-ref", "--format=%(objectname) %(refname:lstrip=4)", "refs/exps").decode()
-    return {commit: name for commit, _, name in (line.partition(" ") for line in listed.splitlines()) if name}
+def experiment_names(workspace: Path) -> dict[str, str]:
+    """The names of all DVC experiments, by their commits."""
+    listed = _git(workspace, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps").decode()
+    names = {}
+    for line in listed.splitlines():
+        commit, _, name = line.partition(" ")
+        parts = name.split("/")
+        if len(parts) == 5 and parts[2] not in _NO_EXPERIMENTS:
+            names[commit] = parts[4]
+    return names
+
+
+def commits_of(workspace: Path, *paths: str) -> list[str]:
+    """All commits that changed one of `paths`, on every branch and before every tag, the oldest first."""
+    options = ("--full-history", "--topo-order", "--reverse")
+    return _git(workspace, "rev-list", *options, *_heads(workspace), "--", *paths).decode().split()
+
+
+def versions(workspace: Path, *paths: str) -> list[bytes]:
+    """The different contents that files of these paths have in any commit of any branch, tag or experiment."""
+    roots = (*_heads(workspace), _EXPERIMENTS)
+    listed = _git(workspace, "rev-list", "--objects", "--full-history", *roots, "--", *paths).decode()
+    named = dict(line.split(" ", 1) for line in listed.splitlines() if " " in line)
+    with reader(workspace) as read_object:
+        contents = (read_object(name) for name in named)
+        return [content for content in contents if content is not None]
+
+
+def present(workspace: Path, *paths: str) -> list[str]:
+    """The files of these paths that are there now, committed or not; without those that git ignores."""
+    options = ("--cached", "--others", "--exclude-standard", "-z")
+    listed = _git(workspace, "ls-files", *options, "--", *paths).decode(errors="replace").split("\0")
+    return [path for path in dict.fromkeys(listed) if path and (workspace / path).is_file()]
+
+
+def parent(workspace: Path, revision: str) -> str | None:
+    """The full hash of a commit's first parent."""
+    return commit(workspace, f"{revision}^")
+
+
+def files(workspace: Path, revision: str) -> dict[str, str]:
+    """The names that git gives to the contents of a commit's files, by path; for `reader`."""
+    listed = _git(workspace, "ls-tree", "-r", "-z", "--full-tree", revision).decode(errors="replace")
+    entries = (entry.split("\t", 1) for entry in listed.split("\0") if entry)
+    return {path: description.split()[2] for description, path in entries}
+
+
+@contextmanager
+def reader(workspace: Path) -> "Iterator[Reader]":
+    """Give a function that reads files of any revision by one process of git: much faster for many of them."""
+    command = ["git", "cat-file", "--batch"]
+    with subprocess.Popen(command, cwd=workspace, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield Reader(process)
+
+
+class Reader:
+    """Reads objects by whatever names git has for them, as in `main:params.yaml`. Not for several threads."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self._process = process
+
+    def __call__(self, name: str) -> bytes | None:
+        """Give the content of a file; None where there is none."""
+        to_git, from_git = self._process.stdin, self._process.stdout
+        assert to_git is not None and from_git is not None
+        to_git.write(name.encode() + b"\n")
+        to_git.flush()
+        words = from_git.readline().split()  # hash, type, size; or the name, and that it is missing
+        if len(words) != 3 or not words[2].isdigit():
+            return None
+        content = from_git.read(int(words[2]))
+        from_git.read(1)  # a line feed after it
+        return content if words[1] == b"blob" else None
 
 
 def tips(workspace: Path) -> dict[str, str]:
@@ -45,14 +121,18 @@ def uncommitted(workspace: Path) -> list[str]:
     return [entry[3:] for entry in listed.split("\0") if entry]
 
 
-def diff(workspace: Path) -> bytes:
-    """How the tracked files of `workspace` differ from its commit, as a patch for `git apply`.
+def diff(workspace: Path, before: str = "HEAD", after: str | None = None) -> bytes:
+    """How the tracked files of `workspace`, or those of the commit `after`, differ from `before`, as a patch for `git apply`.
 
     Leaves out untracked files, and dvc.lock and metrics/, which the run itself writes.
     """
     # The user's own settings (pager colours, external viewers, prefixes) must not change the patch.
     plain = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
-    return _git(workspace, "diff", *plain, "HEAD", "--", ".", *_WRITTEN_BY_DVC)
+    return _git(workspace, "diff", *plain, before, *([after] if after else []), "--", ".", *_WRITTEN_BY_DVC)
+
+
+def _heads(workspace: Path) -> list[str]:
+    return [*_BRANCHES, *(["HEAD"] if commit(workspace) else [])]
 
 
 def _git(workspace: Path, *arguments: str) -> bytes:

@@ -28,7 +28,7 @@ def reproduce_from_nothing(root: Path, stage: str | None, environment: Mapping[s
     """
     import psutil
 
-    (root / "dvc.lock").unlink()
+    (root / "dvc.lock").unlink(missing_ok=True)  # the commit of a first run has none
     command = _command("repro", "--no-run-cache", "--no-commit", *([stage] if stage else []))
     process = psutil.Popen(command, cwd=root, env=_environment(environment), stdin=subprocess.DEVNULL)
     try:

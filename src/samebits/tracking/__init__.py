@@ -1,17 +1,23 @@
 """MLflow: one run per result, found by its content. Importing this does not import mlflow (1.5 s)."""
 
+from samebits.tracking.errors import store_errors
 from samebits.tracking.record import TrainingRecord, record_evaluation
-from samebits.tracking.runs import close_abandoned, content_md5, file_md5, find_run
-from samebits.tracking.store import Store, open_store, tracking_uri
+from samebits.tracking.results import OUTPUTS
+from samebits.tracking.runs import close_abandoned, content_md5, file_md5, find_run, get_run
+from samebits.tracking.store import Store, open_store, tracking_uri, without_password
 
 __all__ = [
+    "OUTPUTS",
     "Store",
     "TrainingRecord",
     "close_abandoned",
     "content_md5",
     "file_md5",
     "find_run",
+    "get_run",
     "open_store",
     "record_evaluation",
+    "store_errors",
     "tracking_uri",
+    "without_password",
 ]

@@ -1,6 +1,5 @@
 """What the stages call. Training and evaluation never depend on MLflow: a failure costs one warning line."""
 
-import re
 import sys
 import threading
 import time
@@ -10,7 +9,8 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
-from samebits.tracking import runs
+from samebits.tracking import results, runs
+from samebits.tracking.errors import short
 from samebits.tracking.store import Store, open_store, quiet_mlflow
 
 FLUSH_SECONDS = 3.0
@@ -79,7 +79,8 @@ class TrainingRecord:
             _warn("this training", reason)
 
     def _record(self) -> None:
-        description = runs.describe(self._workspace, self._parameters, self._data_md5, self._environment)
+        origin = runs.origin_of_workspace(self._workspace)
+        description = runs.describe(origin, self._parameters, self._data_md5, self._environment)
         store = open_store(self._root)
         runs.close_abandoned(store)
         logged = runs.reopen_run(store, self.run_id) if self.run_id else None
@@ -93,7 +94,7 @@ class TrainingRecord:
         if self._status != "FINISHED":
             store.client.set_terminated(run_id, self._status)
             return
-        _log_rows(store, run_id, ((_now(), row) for row in self._history), logged)
+        runs.log_rows(store, run_id, ((_now(), row) for row in self._history), logged)
         tags = runs.result_tags(self._parameters, self._data_md5, self._checkpoint_md5)
         with store.lock:
             twin = runs.find_run(store, tags["samebits.content"])
@@ -108,7 +109,7 @@ class TrainingRecord:
         rows = []
         while not self._reports.empty():
             rows.append(self._reports.get())
-        _log_rows(store, run_id, rows, logged)
+        runs.log_rows(store, run_id, rows, logged)
 
 
 def record_evaluation(
@@ -130,47 +131,21 @@ def record_evaluation(
     """
 
     def record() -> None:
-        description = runs.describe(workspace, parameters, data_md5, environment or {})
-        tags = runs.result_tags(parameters, data_md5, checkpoint_md5)
+        origin = runs.origin_of_workspace(workspace)
+        pictures = {path.name: path.read_bytes() for path in artifacts}
+        outputs = results.outputs_of_workspace(workspace)
+        rows = list(history)
+        result = results.Result(
+            *(parameters, data_md5, checkpoint_md5, environment or {}, metrics, rows, pictures, outputs)
+        )
         store = open_store(root)
         runs.close_abandoned(store)
-        with store.lock:
-            run = runs.find_run(store, tags["samebits.content"])
-            if run:
-                run_id = run.info.run_id
-                runs.add_origin(store, run, description)
-            else:
-                run_id = runs.create_run(store, description)
-                _log_rows(store, run_id, ((_now(), row) for row in history), set())
-            known = run.data.metrics if run else {}
-            measured = runs.metrics_of(metrics, step=0, timestamp=_now())
-            runs.log(store, run_id, metrics=[each for each in measured if known.get(each.key) != each.value])
-            for path in artifacts:
-                store.client.log_artifact(run_id, str(path))
-            if not run:
-                runs.complete_run(store, run_id, tags)
+        results.write(store, result, origin)
 
     quiet_mlflow()
     attempt = _Attempt(record)
     attempt.start()
     _warn("this evaluation", attempt.wait(WAIT_SECONDS), "; the result itself is complete")
-
-
-def _log_rows(
-    store: Store,
-    run_id: str,
-    rows: Iterable[tuple[int, Mapping[str, Any]]],
-    logged: set[tuple[str, int]],
-) -> None:
-    """Log rows of a history, each number of a step once: `logged` says what was there before."""
-    metrics = []
-    for timestamp, row in rows:
-        values = {key: value for key, value in row.items() if key != "step"}
-        for metric in runs.metrics_of(values, int(row["step"]), timestamp):
-            if (metric.key, metric.step) not in logged:
-                logged.add((metric.key, metric.step))
-                metrics.append(metric)
-    runs.log(store, run_id, metrics=metrics)
 
 
 class _Attempt:
@@ -189,23 +164,13 @@ class _Attempt:
         self._thread.join(seconds)
         if self._thread.is_alive():
             return f"not done after {seconds:.0f} s"
-        return None if self._error is None else _short(self._error)
+        return None if self._error is None else short(self._error)
 
     def _run(self) -> None:
         try:
             self._work()
         except BaseException as error:
             self._error = error
-
-
-def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split()).partition(" [SQL: ")[0]
-    # An address may hold a password.
-    text = re.sub(r"//[^/@\s]+@", "//", text)
-    if len(text) > 180:
-        # A chain of causes: what was tried stands first, why it failed stands last.
-        text = f"{text[:85]} ... {text[-85:]}"
-    return f"{type(error).__name__}: {text}"
 
 
 def _warn(what: str, reason: str | None, reassurance: str = "") -> None:

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -25,8 +25,19 @@ _MAX_METRICS_PER_CALL, _MAX_PARAMS_PER_CALL = 1000, 100
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a result's code and parameters come from: a commit, or none, and how the files differed from it."""
+
+    commit: str | None
+    patch: bytes
+    experiment: str | None
+    files: dict[str, bytes]  # params.yaml and dvc.yaml
+    is_dirty: bool = False  # the commit alone would not give this result: also true where the patch was not kept
+
+
+@dataclass(frozen=True)
 class Description:
-    """What a run says before anything is trained: made from the workspace as it is now."""
+    """What a run says before anything is trained."""
 
     name: str
     params: dict[str, str]
@@ -56,30 +67,34 @@ def result_tags(parameters: Mapping[str, Any], data_md5: str, checkpoint_md5: st
     return {"samebits.checkpoint_md5": checkpoint_md5, "samebits.content": content}
 
 
-def describe(
-    workspace: Path, parameters: Mapping[str, Any], data_md5: str, environment: Mapping[str, Any]
-) -> Description:
-    """Read from `workspace` and git all that a new run says about where it comes from."""
-    experiment = os.environ.get("DVC_EXP_NAME")
-    tags = {"samebits.data_md5": data_md5, "samebits.parameters_md5": parameters_md5(parameters)}
-    if experiment:
-        tags["samebits.experiments"] = experiment
+def origin_of_workspace(workspace: Path) -> Origin:
+    """Read the origin of what is trained in `workspace`, as it is now."""
     names = ("params.yaml", "dvc.yaml")
     files = {name: (workspace / name).read_bytes() for name in names if (workspace / name).is_file()}
-    if commit := git.commit(workspace):
-        patch = git.diff(workspace)
-        if patch:
-            files["diff.patch"] = patch
+    commit = git.commit(workspace)
+    patch = git.diff(workspace) if commit else b""
+    return Origin(commit, patch, os.environ.get("DVC_EXP_NAME"), files, is_dirty=bool(patch))
+
+
+def describe(
+    origin: Origin, parameters: Mapping[str, Any], data_md5: str, environment: Mapping[str, Any]
+) -> Description:
+    """Say what a new run of that origin says about it."""
+    tags = {"samebits.data_md5": data_md5, "samebits.parameters_md5": parameters_md5(parameters)}
+    if origin.experiment:
+        tags["samebits.experiments"] = origin.experiment
+    if origin.commit:
         tags |= {
-            "samebits.commit": commit,
+            "samebits.commit": origin.commit,
             # As `git describe --dirty` says it: the commit alone would not give this result.
-            "samebits.commits": f"{commit}-dirty" if patch else commit,
-            "samebits.dirty": "true" if patch else "false",
+            "samebits.commits": f"{origin.commit}-dirty" if origin.is_dirty else origin.commit,
+            "samebits.dirty": "true" if origin.is_dirty else "false",
         }
     tags |= {f"samebits.environment.{key}": _text(value) for key, value in flatten(environment).items()}
-    name = experiment or f"{parameters.get('recipe')}-seed{parameters.get('seed')}"
+    name = origin.experiment or f"{parameters.get('recipe')}-seed{parameters.get('seed')}"
     params = {key: _text(value) for key, value in flatten(parameters).items()}
-    return Description(name, params, tags, files)
+    patch = {"diff.patch": origin.patch} if origin.patch else {}
+    return Description(name, params, tags, origin.files | patch)
 
 
 def create_run(store: Store, description: Description) -> str:
@@ -87,10 +102,7 @@ def create_run(store: Store, description: Description) -> str:
     run = store.client.create_run(store.experiment_id, run_name=description.name, tags=_process_tags())
     run_id: str = run.info.run_id
     log(store, run_id, params=description.params, tags=description.tags)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in description.files.items():
-            (Path(folder) / name).write_bytes(content)
-        store.client.log_artifacts(run_id, folder)
+    log_files(store, run_id, description.files)
     return run_id
 
 
@@ -99,13 +111,8 @@ def reopen_run(store: Store, run_id: str) -> set[tuple[str, int]] | None:
 
     None where this store does not have it (any more).
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = store.client.get_run(run_id)
-    except MlflowException:
-        return None
-    if run.info.lifecycle_stage != "active":
+    run = get_run(store, run_id)
+    if run is None:
         return None
     log(store, run_id, tags=_process_tags())
     store.client.update_run(run_id, status="RUNNING")
@@ -114,8 +121,26 @@ def reopen_run(store: Store, run_id: str) -> set[tuple[str, int]] | None:
 
 def find_run(store: Store, content: str) -> "Run | None":
     """The run of the result with this `content_md5`; the oldest where there are several."""
-    runs = _search(store, f"tags.`samebits.content` = '{content}'")
+    runs = find_runs(store, content)
     return runs[0] if runs else None
+
+
+def find_runs(store: Store, content: str) -> Sequence["Run"]:
+    """All runs of the result with this `content_md5`, the oldest first: several, if machines have written at once."""
+    return _search(store, f"tags.`samebits.content` = '{content}'")
+
+
+def get_run(store: Store, run_id: str) -> "Run | None":
+    """The run with this id, unless it is not there or deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = store.client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def add_origin(store: Store, run: "Run", description: Description) -> None:
@@ -137,6 +162,12 @@ def complete_run(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
     store.client.set_terminated(run_id, "FINISHED")
 
 
+def forget_process(store: Store, run_id: str) -> None:
+    """Remove from a complete run which process wrote it: it did not make the result."""
+    for key in _process_tags():
+        store.client.delete_tag(run_id, key)
+
+
 def log(
     store: Store,
     run_id: str,
@@ -156,6 +187,33 @@ def log(
         store.client.log_batch(run_id, params=some)
     for some in _batches(all_tags, _MAX_PARAMS_PER_CALL):
         store.client.log_batch(run_id, tags=some)
+
+
+def log_files(store: Store, run_id: str, files: Mapping[str, bytes]) -> None:
+    """Write artifacts to a run; those that it has by these names are replaced."""
+    if not files:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        store.client.log_artifacts(run_id, folder)
+
+
+def log_rows(
+    store: Store,
+    run_id: str,
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    logged: set[tuple[str, int]],
+) -> None:
+    """Log rows of a history with their times, each number of a step once: `logged` says what was there before."""
+    metrics = []
+    for timestamp, row in rows:
+        values = {key: value for key, value in row.items() if key != "step"}
+        for metric in metrics_of(values, int(row["step"]), timestamp):
+            if (metric.key, metric.step) not in logged:
+                logged.add((metric.key, metric.step))
+                metrics.append(metric)
+    log(store, run_id, metrics=metrics)
 
 
 def metrics_of(values: Mapping[str, Any], step: int, timestamp: int) -> list["Metric"]:

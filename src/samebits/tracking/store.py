@@ -1,8 +1,11 @@
 """Where MLflow keeps the runs, opened so that many processes can start at once and only ours is printed."""
 
+import hashlib
 import os
+import re
 import sqlite3
-from contextlib import AbstractContextManager, closing, nullcontext
+import tempfile
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,7 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # A server that never answers costs two requests of 5 s, not MLflow's eight of 120 s.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -28,7 +32,7 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Store:
-    """An open tracking store. Hold `lock` around "look, then write"; for a remote server it locks nothing."""
+    """An open tracking store. Hold `lock` around "look, then write": it keeps out all other processes of this machine."""
 
     client: "MlflowClient"
     experiment_id: str
@@ -42,6 +46,11 @@ def tracking_uri(root: Path) -> str:
         # MLflow takes it from the working folder, which DVC deletes after a --temp or --queue experiment.
         return _SQLITE + str(root.absolute() / uri.removeprefix(_SQLITE))
     return uri
+
+
+def without_password(text: str) -> str:
+    """Leave out of `text` who logs in at an address, and with which password."""
+    return re.sub(r"//[^/@\s]+@", "//", text)
 
 
 def quiet_mlflow() -> None:
@@ -63,7 +72,9 @@ def open_store(root: Path) -> Store:
     uri = tracking_uri(root)
     if not uri.startswith(_SQLITE):
         client = MlflowClient(tracking_uri=uri)
-        return Store(client, _experiment_id(client, None), nullcontext())
+        name = f"samebits-{os.getuid()}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
+        lock = FileLock(Path(tempfile.gettempdir()) / name, timeout=LOCK_SECONDS)
+        return Store(client, _experiment_id(client, None), lock)
 
     database = Path(uri.removeprefix(_SQLITE))
     database.parent.mkdir(parents=True, exist_ok=True)

@@ -12,10 +12,12 @@ from torch import nn
 from tqdm import tqdm
 
 from samebits import params
+from samebits.data.augmentation import Augmentation
 from samebits.data.prepared import Split
 from samebits.errors import UserError
 from samebits.evaluation.inference import loss_and_accuracy
 from samebits.generators import generator
+from samebits.models import speed
 from samebits.training import optimizers
 from samebits.training.history import Report
 
@@ -49,6 +51,8 @@ def train(
     training = _Training(network, data, settings, seed)
     if resume_from is not None:
         training.restore(resume_from)
+    elif isinstance(network, speed.Network):
+        network.begin_from(data.images)
     started, images_before = time.perf_counter(), training.num_images
     network.train()
     with tqdm(
@@ -57,7 +61,11 @@ def train(
         for losses in training.windows(bar, on_pause):
             _require_finite(losses, training.step - len(losses), settings)
             is_end_of_epoch = training.num_images == training.epoch * len(data)
-            measured = loss_and_accuracy(network, validation) if is_end_of_epoch and len(validation) else ()
+            measured = (
+                loss_and_accuracy(network, validation, precision=settings.precision)
+                if is_end_of_epoch and len(validation)
+                else ()
+            )
             # Nine digits, as the history holds them: whoever reads a number anywhere reads the same one.
             numbers = (float(f"{number:.9g}") for number in (math.fsum(losses) / len(losses), *measured))
             report = Report(training.step, training.epoch, *numbers)
@@ -74,7 +82,9 @@ class _Training:
         self._network = network
         self._data = data
         self._settings = settings
-        self._optimizer = optimizers.build(settings, network)
+        num_steps = settings.num_epochs * math.ceil(len(data) / settings.batch_size)
+        self._optimization = optimizers.build(settings, network, num_steps)
+        self._augmentation = Augmentation(settings.flip, settings.translate, len(data), seed, device=data.labels.device)
         self._order = generator(seed, "order")
         self._order_of_epoch = self._order.get_state()  # as it was before the epoch's order was drawn
         self._running: list[torch.Tensor] = []  # losses of the mini-batches since the last report
@@ -94,7 +104,7 @@ class _Training:
             "running": torch.stack(self._running).cpu() if self._running else torch.empty(0),
             "history": [asdict(report) for report in self.history],
             "network": self._network.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "optimization": self._optimization.state_dict(),
         }
 
     def restore(self, state: State) -> None:
@@ -104,7 +114,7 @@ class _Training:
         self._running = list(state["running"].to(self._data.labels.device).unbind())
         self.history = [Report(**row) for row in state["history"]]
         self._network.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimization.load_state_dict(state["optimization"])
 
     def windows(self, bar: "tqdm[Any]", on_pause: OnPause | None) -> Iterator[list[float]]:
         """Train to the end; give the losses of the mini-batches at each point where a report is due."""
@@ -115,6 +125,7 @@ class _Training:
             self.epoch, position = self.num_images // num_data + 1, self.num_images % num_data
             bar.set_description(f"epoch {self.epoch}/{self._settings.num_epochs}")
             self._order_of_epoch = self._order.get_state()
+            self._augmentation.begin_epoch(self.epoch)
             permutation = torch.randperm(num_data, generator=self._order).to(self._data.labels.device)
             while position < num_data:
                 end_of_window = min((position // window + 1) * window, num_data)
@@ -131,17 +142,18 @@ class _Training:
 
     def _train_on(self, indices: torch.Tensor, bar: "tqdm[Any]") -> None:
         """Train on the images at `indices` (N,), in mini-batches in their order; the last may be smaller."""
-        batch_size = self._settings.batch_size
+        settings = self._settings
+        images = self._augmentation(self._data.images, indices).float()
+        if settings.resizing and self.epoch <= settings.resizing.num_epochs:
+            images = F.interpolate(images, size=settings.resizing.side, mode="bilinear", antialias=True)
         batches = zip(
-            self._data.images[indices].float().split(batch_size),
-            self._data.labels[indices].split(batch_size),
-            strict=True,
+            images.split(settings.batch_size), self._data.labels[indices].split(settings.batch_size), strict=True
         )
-        for images, labels in batches:
-            loss = F.cross_entropy(self._network(images), labels)
-            self._optimizer.zero_grad()
+        for batch, labels in batches:
+            with torch.autocast(batch.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                loss = F.cross_entropy(self._network(batch), labels, label_smoothing=settings.label_smoothing)
             loss.backward()
-            self._optimizer.step()
+            self._optimization.step()
             self._running.append(loss.detach())
             self.step += 1
             bar.update(len(labels))

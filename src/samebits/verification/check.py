@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from samebits import params
 from samebits.data import cifar10
 from samebits.errors import UserError
+from samebits.repository import cache as caches
 from samebits.repository import git
 from samebits.verification import database, locks, objects
 from samebits.verification.finding import Finding, shown
@@ -26,12 +26,10 @@ def check(root: Path, repair: bool) -> int:
     Raises UserError where `root` is no clone, or where DVC is at work, which a repair would disturb.
     """
     root = root.resolve()
-    if not (root / ".dvc").is_dir():
-        raise UserError(f"{root} has no .dvc: run this in the root of a clone of samebits")
+    settings = caches.settings(root)
     if git.top_folder(root) is None:
         raise UserError(f"{root} is in no git repository: clone samebits, do not copy it")
-    settings = _dvc_settings(root)
-    cache = Path(settings["cache"].get("dir") or root / ".dvc" / "cache")
+    cache = caches.of(root).root
     are_hardlinks = bool(settings["core"].get("hardlink_lock"))
     if repair:
         for line in locks.inspect(root, are_hardlinks):
@@ -67,17 +65,6 @@ def _guarded(findings: Iterator[Finding]) -> Iterator[Finding]:
         yield Finding("wrong", f"a library cannot be imported ({error})", _INSTALL)
     except OSError as error:
         yield Finding("wrong", f"{error.filename or 'a file'} cannot be read ({error.strerror})", "make it readable")
-
-
-def _dvc_settings(root: Path) -> dict[str, Any]:
-    try:
-        from dvc.config import Config, ConfigError
-    except ImportError as error:
-        raise UserError(f"DVC cannot be imported ({error}): {_INSTALL}") from None
-    try:
-        return dict(Config(str(root / ".dvc")))
-    except ConfigError as error:
-        raise UserError(f"DVC cannot read its configuration ({error}): mend .dvc/config") from None
 
 
 def _compute_pins(root: Path) -> Iterator[Finding]:
@@ -127,8 +114,13 @@ def _torchvision() -> Iterator[Finding]:
 
 
 def _raw_data(root: Path) -> Iterator[Finding]:
-    raw = root / params.load(root / "params.yaml").data.path
-    if cifar10.is_at_hand(raw):
+    data = params.load(root / "params.yaml").data
+    raw = root / data.path
+    if data.source == "folder":
+        if not (raw / "train").is_dir():
+            raise UserError(f"data.path names {raw}, which has no folder train; restore it, or `dvc checkout` it")
+        yield Finding("ok", f"{raw} holds training images, whose content is a dependency of prepare")
+    elif cifar10.is_at_hand(raw):
         cifar10.read(raw)  # checks every file, and raises UserError with the remedy
         yield Finding("ok", "CIFAR-10's raw files have their published MD5s")
     else:

@@ -2,14 +2,19 @@
 
 import os
 import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tabulate import tabulate  # type: ignore[import-untyped]
 
 from samebits.data import cifar10
 from samebits.errors import UserError
+from samebits.repository import cache as caches
 from samebits.repository import clones, git, pipeline, revisions
+from samebits.repository.clones import Clone
 from samebits.repository.revisions import Revision
+from samebits.verification import tracked
 from samebits.verification.explanation import Explanation
 from samebits.verification.outputs import Row, Verdict, compare
 
@@ -22,27 +27,60 @@ def verify(folder: Path, name: str = "HEAD", stage: str | None = None) -> int:
     `folder` lies in the user's repository, of which nothing changes. Gives 0 where all outputs that count are the recorded
     ones, else 1. Raises UserError where they could not be made.
     """
-    root = git.top_folder(folder)
-    if root is None:
-        raise UserError(f"{folder} is in no git repository: run this in a clone of samebits")
+    root = _root(folder)
     revision = revisions.find(root, name)
     _require_stage(revision, stage)
     _note_uncommitted(root, revision)
-    num_bytes = sum(output.size for output in revision.record.outputs)
-    with clones.clean(root, revision.commit, num_bytes, _raw_data(revision)) as clone:
+    with _clone(revision, revision.commit) as clone:
         changes = pipeline.changes(clone.root, stage, clone.environment)
         _say_other_origin(revision, changes)
-        print(f"running {revision} in a clean clone, without any cache", flush=True)
-        if code := pipeline.reproduce_from_nothing(clone.root, stage, clone.environment):
-            raise UserError(
-                f"{revision} could not be run: `dvc repro` ended with exit code {code}, for the reason above"
-            )
-        made = revisions.read_lock((clone.root / "dvc.lock").read_bytes(), "the new dvc.lock").outputs
         edited = {path for change in changes.values() for path in change.outputs}
-        rows = compare(revision, made, clone.root, edited)
-        print(_table(rows))
-        for line in Explanation(revision, rows, clone.root).lines():
-            print(line)
+        return _repeat(revision, stage, clone, edited)
+
+
+def verify_run(folder: Path, run_id: str, keep: bool, stage: str | None = None) -> int:
+    """Do as `verify` does for an MLflow run: with its commit and, where that alone would not give it, its changes.
+
+    With `keep` the clone stays, to work in it. Raises UserError also where the run, its commit or its changes cannot be had.
+    """
+    root = _root(folder)
+    run = tracked.find(root, run_id)
+    _require_stage(run, stage)
+    target = root / ".samebits" / "runs" / run.run_id
+    if keep and target.exists():
+        raise UserError(f"{target} is there already, from a run that was kept before: move it away, or work in it")
+    with _clone(run, run.commit) as clone:
+        if run.patch:
+            clones.apply(clone, run.patch)
+        try:
+            return _repeat(run, stage, clone, set())
+        finally:
+            if keep:
+                clones.keep(clone, target, caches.of(root).root)
+                print(f"kept: {target}")
+
+
+@contextmanager
+def _clone(revision: Revision, commit: str) -> Iterator[Clone]:
+    num_bytes = sum(output.size for output in revision.record.outputs)
+    with clones.clean(revision.root, commit, num_bytes, _raw_data(revision)) as clone:
+        _fetch_own_images(revision, clone.root)
+        yield clone
+
+
+def _repeat(revision: Revision, stage: str | None, clone: Clone, edited: Collection[str]) -> int:
+    """Run the stages in the clone and print how their outputs compare with the record; 0 where all that count are the same."""
+    print(f"running {revision} in a clean clone, without any cache", flush=True)
+    if code := pipeline.reproduce_from_nothing(clone.root, stage, clone.environment):
+        raise UserError(f"{revision} could not be run: `dvc repro` ended with exit code {code}, for the reason above")
+    made = revisions.read_lock((clone.root / "dvc.lock").read_bytes(), "the new dvc.lock").outputs
+    if isinstance(revision, tracked.TrackedRun):  # older ones record only some outputs
+        recorded = {output.path for output in revision.record.outputs}
+        made = [output for output in made if output.path in recorded]
+    rows = compare(revision, made, clone.root, edited)
+    print(_table(rows))
+    for line in Explanation(revision, rows, clone.root).lines():
+        print(line)
     different = [row for row in rows if row.counts]
     same = [row for row in rows if row.verdict is Verdict.IDENTICAL]
     if different:
@@ -51,6 +89,13 @@ def verify(folder: Path, name: str = "HEAD", stage: str | None = None) -> int:
     apart = f", the other {len(rows) - len(same)} in all that counts" if len(same) < len(rows) else ""
     print(f"identical: {len(same)} of {len(rows)} outputs of {revision} bit for bit{apart}")
     return 0
+
+
+def _root(folder: Path) -> Path:
+    root = git.top_folder(folder)
+    if root is None:
+        raise UserError(f"{folder} is in no git repository: run this in a clone of samebits")
+    return root
 
 
 def _require_stage(revision: Revision, stage: str | None) -> None:
@@ -77,11 +122,20 @@ def _raw_data(revision: Revision) -> dict[str, str]:
     return {"SAMEBITS_DATA": str(raw)} if cifar10.is_at_hand(raw) else {}
 
 
+def _fetch_own_images(revision: Revision, clone: Path) -> None:
+    """Put the images of a data source `folder` that DVC tracks into the clone; others lie outside, where both find them."""
+    match revision.yaml("params.yaml"):
+        case {"data": {"source": "folder", "path": str(path)}} if (clone / f"{path}.dvc").is_file():
+            pipeline.fetch(revision.root, revision.commit, path, clone / path)
+
+
 def _say_other_origin(revision: Revision, changes: dict[str, pipeline.Changes]) -> None:
     """Say from what the record was made that the revision holds otherwise, file by file with the stages it concerns."""
     recorded = {output.stage for output in revision.record.outputs}
     stages_of: dict[str, list[str]] = {}
     for stage, change in changes.items():
+        if stage.endswith(".dvc"):  # images that DVC tracks: their record is this file, not dvc.lock
+            continue
         if stage not in recorded:
             stages_of.setdefault("no record at all", []).append(stage)
             continue

@@ -1,0 +1,103 @@
+"""The lab recipe against the lab's own script, on the same drawn images: one epoch of 20,000."""
+
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.measure import Measure, Row, in_turn, ratio
+from samebits import models, params, runtime
+from samebits.data import normalization, shapes
+from samebits.data.prepared import Split
+from samebits.training import loop
+
+NUM_IMAGES = 20_000
+
+
+class Pictures(Dataset):
+    """As torchvision's CIFAR10 gives them: a Pillow image, then ToTensor and Normalize, one image at a time."""
+
+    def __init__(self, num_images: int = NUM_IMAGES, split: str = "train") -> None:
+        from samebits.data import vision  # noqa: I001 (before the first import of torchvision)
+        from torchvision import transforms
+
+        self.pictures = object.__new__(vision.CIFAR10)
+        self.pictures.data, self.pictures.targets = shapes.draw(num_images, 0, split, progress=False)
+        self.pictures.target_transform = None
+        statistics = normalization.of_images("per_channel", self.pictures.data)
+        self.pictures.transform = transforms.Compose(
+            [transforms.ToTensor(), transforms.Normalize(statistics.mean, statistics.std)]
+        )
+
+    def __len__(self) -> int:
+        return len(self.pictures.targets)
+
+    def __getitem__(self, index: int):
+        return self.pictures[index]
+
+
+def script() -> Measure:
+    """The lab's own training loop: DataLoader with 2 workers, mini-batches of 4, running loss."""
+    recipe = params.load(Path("params.yaml")).recipes["lab"]
+    loader = DataLoader(Pictures(), batch_size=4, shuffle=True, num_workers=2)
+
+    def measure() -> float:
+        network = models.build(recipe.model, (3, 32, 32), len(shapes.CLASS_NAMES), 0)
+        criterion = nn.CrossEntropyLoss()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.001, momentum=0.9)
+        began, running_loss = time.perf_counter(), 0.0
+        for images, labels in loader:
+            optimizer.zero_grad()
+            loss = criterion(network(images), labels)
+            loss.backward()
+            optimizer.step()
+            running_loss += loss.item()
+        return time.perf_counter() - began
+
+    return measure
+
+
+def recipe() -> Measure:
+    """The recipe as train runs it."""
+    return _recipe(NUM_IMAGES)
+
+
+def few_images() -> Measure:
+    """A quarter of the images."""
+    return _recipe(NUM_IMAGES // 4)
+
+
+def half_of_the_images() -> Measure:
+    """Half of the images."""
+    return _recipe(NUM_IMAGES // 2)
+
+
+def _recipe(num_images: int) -> Measure:
+    chosen = params.load(Path("params.yaml")).recipes["lab"]
+    runtime.make_deterministic(chosen.train.num_threads)
+    runtime.keep_memory()
+    images, labels = shapes.draw(num_images, 0, "train", progress=False)
+    tensor = torch.from_numpy(normalization.of_images("per_channel", images).apply(images))
+    data = Split(tensor, torch.from_numpy(labels))
+    once = chosen.train.model_copy(update={"num_epochs": 1})
+
+    def measure() -> float:
+        network = models.build(chosen.model, (3, 32, 32), len(shapes.CLASS_NAMES), 0)
+        began = time.perf_counter()
+        loop.train(network, data, Split(data.images[:0], data.labels[:0]), once, 0, lambda *_: None)
+        return time.perf_counter() - began
+
+    return measure
+
+
+def rows() -> list[Row]:
+    """Give the rows of the lab."""
+    seconds = in_turn({"the lab's script": script, "the lab recipe": recipe})
+    scaled = in_turn({"images x 1": few_images, "images x 2": half_of_the_images, "images x 4": recipe})
+    return [
+        ratio("the lab's script / lab recipe, 20,000 images", "recipe", *seconds.values()),
+        ratio("lab: 2 x the images", "1 x", scaled["images x 2"], scaled["images x 1"]),
+        ratio("lab: 4 x the images", "1 x", scaled["images x 4"], scaled["images x 1"]),
+    ]

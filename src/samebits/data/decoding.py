@@ -1,0 +1,56 @@
+"""Many image files, decoded by all cores, in order and in constant memory."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from math import prod
+
+from samebits.data import images
+from samebits.data.images import FileImage, UnreadableImage
+from samebits.errors import UserError
+
+_FILES_PER_TASK = 64
+_BYTES_PER_TASK = 2**22  # of decoded images
+_MAX_PROCESSES = 8  # each may hold one very large image
+
+# For each file the image, or why there is none.
+Outcome = FileImage | str
+
+
+def decode(paths: Sequence[str], image_shape: tuple[int, int, int]) -> Iterator[Outcome]:
+    """Read each file of `paths` as `images.read` does, with as many processes as there are cores.
+
+    A few files ahead are held in memory, however many there are. Raises UserError where a process is killed.
+    """
+    size = max(1, min(_FILES_PER_TASK, _BYTES_PER_TASK // prod(image_shape)))
+    if len(paths) <= size:
+        yield from _read(paths, image_shape)
+        return
+    # Processes and not threads: for small images most of the time is Python's. loky's end by themselves when this one is killed.
+    from joblib import cpu_count
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    num_processes = min(cpu_count(), _MAX_PROCESSES)
+    with ProcessPoolExecutor(num_processes, timeout=10) as executor:
+        try:
+            tasks = (
+                executor.submit(_read, paths[start : start + size], image_shape) for start in range(0, len(paths), size)
+            )
+            waiting: deque[Future[list[Outcome]]] = deque(islice(tasks, 4 * num_processes))
+            while waiting:
+                yield from waiting.popleft().result()
+                waiting.extend(islice(tasks, 1))
+        except BrokenProcessPool:
+            raise UserError("a process that reads images was killed: is there enough memory?") from None
+
+
+def _read(paths: Sequence[str], image_shape: tuple[int, int, int]) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    for path in paths:
+        try:
+            outcomes.append(images.read(path, image_shape))
+        except UnreadableImage as error:
+            outcomes.append(str(error))
+    return outcomes

@@ -1,0 +1,159 @@
+"""`samebits register`: the trained network as a version of an MLflow model, which `mlflow models serve` offers to others.
+
+What is registered is ONNX, so the server needs none of this project's code, and loading it runs none.
+"""
+
+import shlex
+import sqlite3
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from samebits.errors import UserError, printable
+from samebits.prediction import onnx_export
+from samebits.prediction.trained import Trained
+from samebits.repository import git
+from samebits.tracking import Store, open_store, tracking_uri
+
+if TYPE_CHECKING:
+    import onnx
+    from mlflow.entities import Run
+
+PREDICTED = "predicted"
+_TAG = "samebits.checkpoint_md5"
+_REQUIREMENTS = ("mlflow", "numpy", "onnx", "onnxruntime")
+# Tags of the result's run that its model carries as well.
+_HASHES = ("samebits.content", "samebits.data_md5", "samebits.parameters_md5", "samebits.commit", "samebits.dirty")
+
+
+def register(folder: Path, trained: Trained, name: str) -> None:
+    """Register the network as a version of model `name`, linked to the run of its result, and print how to serve it.
+
+    A checkpoint that has a version keeps it. Raises UserError where MLflow cannot be had or holds no run of the checkpoint.
+    """
+    if not name.strip() or not name.isprintable() or set(name) & set("/:'\"%\\"):
+        raise UserError(f"{printable(name)!r} cannot be the name of a model: use letters, digits, spaces, - and _")
+    root = git.top_folder(folder) or folder
+    uri = tracking_uri(root)
+    try:
+        store = open_store(root)
+        found = _find_version(store, name, trained.md5)
+        if found is None:
+            run = _run(store, trained, uri)
+            model, example = _checked(folder, trained)
+            with store.lock:  # two that register at once get one version
+                found = _find_version(store, name, trained.md5)
+                if found is None:
+                    found = _create_version(store, uri, name, trained, run, model, example)
+                    print(f"registered {name} version {found}, the result of run {run.info.run_id}")
+                    _say_how_to_serve(uri, name, found)
+                    return
+    except (OSError, sqlite3.Error) as error:
+        raise UserError(f"MLflow at {uri} cannot be used: {printable(str(error))}") from None
+    except Exception as error:
+        if type(error).__name__ not in ("MlflowException", "RestException"):
+            raise
+        raise UserError(f"MLflow at {uri} refuses: {printable(' '.join(str(error).split()))[:300]}") from None
+    print(f"{name} version {found} is this very checkpoint already")
+    _say_how_to_serve(uri, name, found)
+
+
+def with_class_names(model: "onnx.ModelProto", class_names: tuple[str, ...]) -> "onnx.ModelProto":
+    """Add to the model an output `predicted`, the name of the most probable class of each image (N,)."""
+    from onnx import TensorProto, helper
+
+    encoded: Any = [name.encode() for name in class_names]
+    names = helper.make_tensor("class_names", TensorProto.STRING, [len(class_names)], encoded)
+    model.graph.initializer.append(names)
+    model.graph.node.append(helper.make_node("ArgMax", [onnx_export.OUTPUT], ["most_probable"], axis=1, keepdims=0))
+    model.graph.node.append(helper.make_node("Gather", ["class_names", "most_probable"], [PREDICTED]))
+    model.graph.output.insert(0, helper.make_tensor_value_info(PREDICTED, TensorProto.STRING, ["batch"]))
+    return model
+
+
+def _checked(folder: Path, trained: Trained) -> "tuple[onnx.ModelProto, Any]":
+    """Give the model, seen to agree with the network, and two images as an example of its input."""
+    import onnx
+
+    images, _ = onnx_export.images_to_check(folder, trained)
+    model = with_class_names(onnx_export.convert(trained), trained.checkpoint.description.class_names)
+    with tempfile.TemporaryDirectory(prefix="samebits-") as temporary:
+        path = Path(temporary) / "model.onnx"
+        onnx.save_model(model, str(path))
+        onnx_export.check(path, trained.checkpoint, images)
+    return model, images[:2]
+
+
+def _run(store: Store, trained: Trained, uri: str) -> "Run":
+    runs = store.client.search_runs(
+        [store.experiment_id], f"tags.`{_TAG}` = '{trained.md5}'", order_by=["attributes.start_time ASC"]
+    )
+    if not runs:
+        raise UserError(
+            f"MLflow at {uri} holds no run of this checkpoint ({_TAG} {trained.md5}): "
+            "run `dvc repro --force --single-item evaluate`, which records it"
+        )
+    return runs[0]
+
+
+def _find_version(store: Store, name: str, md5: str) -> str | None:
+    versions = store.client.search_model_versions(f"name = '{name}'")
+    return next((str(each.version) for each in versions if each.tags.get(_TAG) == md5), None)
+
+
+def _create_version(
+    store: Store, uri: str, name: str, trained: Trained, run: "Run", model: "onnx.ModelProto", example: Any
+) -> str:
+    import mlflow
+    import mlflow.onnx
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types.schema import Schema, TensorSpec
+
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment(experiment_id=store.experiment_id)  # the model's files lie with those of the runs
+    channels, height, width = trained.checkpoint.description.image_shape
+    classes = len(trained.checkpoint.description.class_names)
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, height, width, channels))]),
+        outputs=Schema(
+            [
+                TensorSpec(np.dtype(str), (-1,), PREDICTED),
+                TensorSpec(np.dtype(np.float32), (-1, classes), onnx_export.OUTPUT),
+            ]
+        ),
+    )
+    tags = {_TAG: trained.md5} | {key: run.data.tags[key] for key in _HASHES if key in run.data.tags}
+    logged = Model.log(
+        artifact_path=None,
+        name=name,
+        flavor=mlflow.onnx,
+        run_id=run.info.run_id,
+        tags=tags,
+        metadata=tags,
+        onnx_model=model,
+        save_as_external_data=False,
+        onnx_execution_providers=["CPUExecutionProvider"],  # a server without a GPU would warn of the missing one
+        signature=signature,
+        input_example=example,
+        pip_requirements=[f"{each}=={version(each)}" for each in _REQUIREMENTS],
+    )
+    try:
+        store.client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    created = store.client.create_model_version(
+        name, logged.model_uri, run.info.run_id, tags=tags, model_id=logged.model_id
+    )
+    return str(created.version)
+
+
+def _say_how_to_serve(uri: str, name: str, number: str) -> None:
+    model = shlex.quote(f"models:/{name}/{number}")
+    print(
+        f"serve it: MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow models serve -m {model} --env-manager local -p 5001"
+    )

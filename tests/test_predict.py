@@ -1,0 +1,212 @@
+"""`samebits predict`: what it says of files, in each form, whatever the files are called and however broken they are."""
+
+import csv
+import io
+import json
+import os
+import pickle
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from samebits import checkpoint, models, params
+from samebits.checkpoint import Checkpoint
+from samebits.data import cifar10, shapes
+from samebits.data.normalization import Normalization
+from samebits.data.prepared import Description
+from samebits.errors import UserError
+from samebits.evaluation import predictions
+from samebits.evaluation.inference import predict_logits
+from samebits.prediction.predict import Failure, Prediction, predict
+from tests.conftest import Repository
+
+CPU = torch.device("cpu")
+
+
+def trained(
+    image_shape: tuple[int, int, int] = (3, 32, 32), class_names: tuple[str, ...] = shapes.CLASS_NAMES
+) -> Checkpoint:
+    """A network with large random weights, so that its answers differ from image to image."""
+    model = {"name": "lab", "initialization": "he"}
+    network = models.build(params.Model.model_validate(model), image_shape, len(class_names), seed=1)
+    channels = image_shape[0]
+    normalization = Normalization((0.48, 0.47, 0.45)[:channels], (0.25, 0.24, 0.26)[:channels])
+    description = Description("shapes", class_names, image_shape, normalization)
+    return Checkpoint(network.state_dict(), {"recipe": "lab", "model": model}, description)
+
+
+def save(folder: Path, images: np.ndarray) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{index:05}.png", compress_level=1)
+    return [str(path) for path in sorted(folder.iterdir())]
+
+
+def expected(checkpoint: Checkpoint, images: np.ndarray) -> np.ndarray:
+    """The probabilities as the evaluation computes them."""
+    normalized = torch.from_numpy(checkpoint.description.normalization.apply(images))
+    return predict_logits(checkpoint.network(), normalized, 1000).softmax(1).numpy()
+
+
+def test_files_get_the_probabilities_of_the_evaluation(tmp_path: Path) -> None:
+    network = trained()
+    images, _ = shapes.draw(600, 0, "test", progress=False)
+    paths = save(tmp_path / "images", images)
+    Path(paths[300]).write_text("broken")
+    found = list(predict(network, paths, CPU))
+    assert [item.path for item in found] == paths
+    assert isinstance(found.pop(300), Failure)
+    probabilities = np.stack([item.probabilities for item in found if isinstance(item, Prediction)])
+    reference = np.delete(expected(network, images), 300, axis=0)
+    np.testing.assert_allclose(probabilities, reference, rtol=0, atol=1e-5)
+    assert len(np.unique(probabilities.argmax(1))) > 1
+
+
+@pytest.mark.parametrize("image_shape", [(1, 20, 20), (3, 16, 40)])
+def test_other_shapes_and_classes(image_shape: tuple[int, int, int], tmp_path: Path) -> None:
+    network = trained(image_shape, ("yes", "no"))
+    Image.new("RGB", (70, 50), "red").save(tmp_path / "red.png")
+    (item,) = predict(network, [str(tmp_path / "red.png")], CPU)
+    assert isinstance(item, Prediction)
+    assert item.pixels.shape == (*image_shape[1:], image_shape[0]) and item.probabilities.shape == (2,)
+
+
+def test_a_network_for_something_else_is_one_line(tmp_path: Path) -> None:
+    network = trained((3, 32, 32))
+    odd = Description("x", network.description.class_names, (2, 32, 32), Normalization((0.0, 0.0), (1.0, 1.0)))
+    model = params.Model.model_validate(network.recipe["model"])
+    weights = models.build(model, (2, 32, 32), 10, seed=0).state_dict()
+    with pytest.raises(UserError, match="2 channels"):
+        list(predict(Checkpoint(weights, network.recipe, odd), ["x.png"], CPU))
+
+
+@pytest.mark.skipif("SAMEBITS_TEST_DATA" not in os.environ, reason="needs CIFAR-10: set SAMEBITS_TEST_DATA")
+def test_all_of_cifar10_as_files_in_constant_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMEBITS_DATA", os.environ["SAMEBITS_TEST_DATA"])
+    raw = cifar10.read(tmp_path / "none")
+    network = trained(class_names=raw.class_names)
+    weights, folder = tmp_path / "network.safetensors", tmp_path / "images"
+    checkpoint.save(weights, network)
+    save(folder, raw.test.images)
+    table = tmp_path / "predictions.csv"
+    predictions.write(table, expected(network, raw.test.images), raw.test.labels, raw.class_names)
+
+    one, few = memory_and_output(tmp_path, weights, str(folder / "00000.png"))
+    many, output = memory_and_output(tmp_path, weights, str(folder))
+    assert len(json.loads(few)) == 1
+    assert many - one < 400e6, f"{(many - one) / 1e6:.0f} MB"
+    with table.open() as file:
+        for row, item in zip(csv.DictReader(file), json.loads(output), strict=True):
+            assert row["predicted"] == item["predicted"]
+            for each in item["top"]:
+                assert each["probability"] == pytest.approx(float(row[f"probability_{each['class']}"]), abs=1e-5)
+
+
+def memory_and_output(folder: Path, weights: Path, path: str) -> tuple[int, str]:
+    """Run the command; give the largest memory of all its processes together, in bytes, and what it wrote."""
+    command = ("samebits", "predict", path, "--checkpoint", str(weights), "--top", "10", "--json")
+    process = Repository(folder).start(*command)
+    tree, largest = psutil.Process(process.pid), 0
+
+    def watch() -> None:
+        nonlocal largest
+        while process.poll() is None:
+            try:
+                family = [tree, *tree.children(recursive=True)]
+                largest = max(largest, sum(each.memory_info().rss for each in family))
+            except psutil.NoSuchProcess:
+                pass
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    output, _ = process.communicate()
+    thread.join()
+    assert process.returncode == 0, output
+    return largest, output
+
+
+def test_the_command_in_every_form(done: Repository) -> None:
+    images, _ = shapes.draw(5, 0, "test", progress=False)
+    save(done.root / "images", images)
+    os.rename(done.root / "images/00000.png", done.root / "images/new\nline, \x1b[31m\udcff.png")
+    (done.root / "images/broken.png").write_text("no")
+    os.mkfifo(done.root / "images/pipe.png")
+    (done.root / "images/loop").symlink_to(".")
+    (done.root / "images/notes.txt").touch()
+
+    text = done.run("samebits", "predict", "images", "--top", "2", "--picture", "picture.png", ok=False)
+    assert text.returncode == 1
+    lines = text.stdout.splitlines()
+    assert len(lines) == 5 and all(line.count(" %") == 2 for line in lines)
+    assert any(line.startswith("images/new\\nline, \\x1b[31m\\udcff.png ") for line in lines)
+    errors = [line for line in text.stderr.splitlines() if line.startswith("error: ")]
+    assert [line.split()[1] for line in errors] == ["images/broken.png", "images/pipe.png"]
+    assert "2 of 7 files could not be read" in text.stderr and "1 .txt" in text.stderr
+    assert "Traceback" not in text.stderr
+    assert Image.open(done.root / "picture.png").size[0] > 100
+
+    items = json.loads(done.run("samebits", "predict", "images", "--json", ok=False).stdout)
+    assert len(items) == 7 and len([item for item in items if "error" in item]) == 2
+    by_file = {item["file"]: item for item in items}
+    assert by_file["images/new\nline, \x1b[31m\udcff.png"]["predicted"] in shapes.CLASS_NAMES
+
+    # Another revision's network, from DVC's cache, while the workspace has lost its own.
+    (done.root / "data/model/checkpoint.safetensors").unlink()
+    before = done.status()
+    wanted = ("images/00001.png", "images/00002.png")
+    table = done.run("samebits", "predict", *wanted, "--csv", "--top", "99", "--rev", "HEAD").stdout
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [row["file"] for row in rows] == list(wanted) and "probability_10" in rows[0]
+    for row in rows:
+        assert row["class_1"] == by_file[row["file"]]["predicted"]
+        assert float(row["probability_1"]) == pytest.approx(by_file[row["file"]]["probability"], abs=1e-6)
+    assert done.status() == before and not (done.root / "data/model/checkpoint.safetensors").exists()
+    nothing = done.run("samebits", "predict", "images", ok=False)
+    assert nothing.returncode == 1 and nothing.stdout == ""
+    assert nothing.stderr == f"error: {done.root}/data/model/checkpoint.safetensors is not there: run `dvc repro`\n"
+
+
+class Malice:
+    """What a pickle from a stranger does when it is opened."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, ("touch ran",)
+
+
+def test_a_strangers_checkpoint_runs_no_code(done: Repository) -> None:
+    path = done.root / "data/model/checkpoint.safetensors"
+    path.unlink()
+    path.write_bytes(pickle.dumps(Malice()))
+    Image.new("RGB", (8, 8)).save(done.root / "image.png")
+    for command in (("predict", "image.png"), ("export",), ("register",)):
+        failed = done.run("samebits", *command, ok=False)
+        assert failed.returncode == 1 and failed.stdout == ""
+        (line,) = failed.stderr.splitlines()
+        assert "is not a checkpoint of samebits" in line
+    torch.save(Malice(), path)
+    assert done.run("samebits", "predict", "image.png", ok=False).returncode == 1
+    assert not (done.root / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("image.png", "--rev", "nowhere"), "nowhere is no revision"),
+        (("image.png", "--checkpoint", "none"), "none is not there"),
+        (("image.png", "--top", "0"), "--top is 0"),
+        (("empty",), "there is no image"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: tuple[str, ...], expected: str, done: Repository) -> None:
+    Image.new("RGB", (8, 8)).save(done.root / "image.png")
+    (done.root / "empty").mkdir()
+    failed = done.run("samebits", "predict", *arguments, ok=False)
+    assert failed.returncode == 1 and failed.stdout == ""
+    assert expected in failed.stderr.splitlines()[-1]

@@ -1,0 +1,109 @@
+"""The workflow that checks a pull request: its steps as plain commands, in a bare clone as a runner has it."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests import remotes
+from tests.conftest import PROJECT, Repository
+from tests.remotes import Remote, clone
+
+WORKFLOW = PROJECT / ".github/workflows/pull-request.yml"
+
+
+def steps() -> dict[str, str]:
+    """Give the commands of the steps by their names; those that set up the runner are GitHub's own."""
+    (job,) = yaml.safe_load(WORKFLOW.read_text())["jobs"].values()
+    commands = {step["name"]: step["run"] for step in job["steps"] if "run" in step}
+    assert next(iter(commands)) == "install"
+    return {name: command for name, command in commands.items() if name != "install"}
+
+
+def check(repository: Repository, base: str) -> dict[str, "subprocess.CompletedProcess[str]"]:
+    """Run every step as GitHub does; give how each ended."""
+    summary = repository.root.parent / "summary.md"
+    summary.unlink(missing_ok=True)
+    environment = {"BASE": base, "GITHUB_STEP_SUMMARY": str(summary)}
+    shell = ("bash", "-e", "-o", "pipefail", "-c")
+    return {name: repository.run(*shell, command, ok=False, **environment) for name, command in steps().items()}
+
+
+@pytest.fixture
+def shared(quick: Repository, tmp_path: Path) -> tuple[Repository, Remote]:
+    """A pull request that takes an experiment over, with all of it in the remote."""
+    remote = remotes.folder(tmp_path / "team")
+    remote.add_to(quick)
+    quick.run("dvc", "exp", "apply", "other")
+    quick.commit("another seed")
+    quick.run("samebits", "share")
+    return quick, remote
+
+
+def failing(results: dict[str, "subprocess.CompletedProcess[str]"]) -> list[str]:
+    return [name for name, done in results.items() if done.returncode != 0]
+
+
+def test_a_result_that_is_whole_and_shared_is_green(shared: tuple[Repository, Remote], tmp_path: Path) -> None:
+    author, _ = shared
+    runner = clone(author, "runner")
+    results = check(runner, "HEAD~1")
+    assert failing(results) == [], [done.stderr for done in results.values()]
+    summary = (tmp_path / "summary.md").read_text()
+    assert summary.startswith("### Metrics, compared with HEAD~1\n| Path ") and "| metrics.json | " in summary
+    assert not (runner.root / "out.bin").exists()
+
+
+def edit_params(repository: Repository) -> None:
+    repository.edit(lambda values: values.update(seed=5))
+
+
+def edit_code(repository: Repository) -> None:
+    work = repository.root / "work.py"
+    work.write_text(work.read_text() + "# changed\n")
+
+
+def edit_metrics(repository: Repository) -> None:
+    (repository.root / "metrics.json").write_text('{"score": 1000000}')
+
+
+def made_from_other_data(repository: Repository) -> None:
+    lock = repository.root / "dvc.lock"
+    values = yaml.safe_load(lock.read_text())
+    for dependency in values["stages"]["work"]["deps"]:
+        if dependency["path"] == "data.bin":
+            dependency["md5"] = "0" * 32
+    lock.write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+@pytest.mark.parametrize("change", [edit_params, edit_code, edit_metrics, made_from_other_data])
+def test_a_stale_lock_is_red(shared: tuple[Repository, Remote], change: Callable[[Repository], None]) -> None:
+    author, _ = shared
+    change(author)
+    author.commit("a change without its result")
+    runner = clone(author, "runner")
+    # DVC itself ends well here.
+    assert runner.run("dvc", "repro", "--dry", "--allow-missing").returncode == 0
+    results = check(runner, "HEAD~1")
+    (first,) = [name for name in failing(results) if name.startswith("dvc.lock is the result")]
+    assert "dvc.lock is not the result of this code and params.yaml" in results[first].stderr
+
+
+@pytest.mark.parametrize("how", ["missing", "partial", "no remote"])
+def test_what_is_not_in_the_remote_is_red(shared: tuple[Repository, Remote], tmp_path: Path, how: str) -> None:
+    author, remote = shared
+    outputs = yaml.safe_load((author.root / "dvc.lock").read_text())["stages"]["work"]["outs"]
+    path = tmp_path / "team/files/md5" / outputs[0]["md5"][:2] / outputs[0]["md5"][2:]
+    match how:
+        case "missing":
+            path.unlink()
+        case "partial":
+            remote.damage(outputs[0]["md5"])
+        case "no remote":
+            (tmp_path / "team").rename(tmp_path / "gone")
+    results = check(clone(author, "runner"), "HEAD~1")
+    (name,) = failing(results)
+    assert name == "everything that dvc.lock names is in the remote"
+    assert "out.bin" in results[name].stderr and "samebits share" in results[name].stderr

@@ -1,0 +1,124 @@
+"""Many results at once: a queue of experiments, people who share at the same time, and workers that are killed."""
+
+import os
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from samebits.tracking import open_store
+from samebits.tracking.store import quiet_mlflow
+from tests import remotes
+from tests.conftest import Repository
+from tests.remotes import clone
+
+SECONDS = 5400
+
+
+@pytest.mark.parametrize("number", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_all_that_two_clones_share_at_once_is_restored_from_a_third(
+    quick: Repository, tmp_path: Path, number: int
+) -> None:
+    remotes.folder(tmp_path / "team").add_to(quick)
+    both = [clone(quick, name) for name in ("first", "second")]
+    made: dict[int, bytes] = {}
+    for index, repository in enumerate(both):
+        for seed in range(10 + number * index, 10 + number * (index + 1)):
+            (repository.root / "params.yaml").write_text(f"seed: {seed}\n")
+            assert "work" in repository.repro()
+            made[seed] = (repository.root / "out.bin").read_bytes()
+    draw = random.Random(0)
+    for _ in range(3):  # both at once, each killed at some moment
+        processes = [repository.start("samebits", "share") for repository in both]
+        time.sleep(draw.uniform(0.5, 3))
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    processes = [repository.start("samebits", "share") for repository in both]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+
+    third = clone(quick, "third")
+    for seed, content in made.items():
+        (third.root / "params.yaml").write_text(f"seed: {seed}\n")
+        assert "work" not in third.repro("--pull")
+        assert (third.root / "out.bin").read_bytes() == content
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "num_kills"), [(50, 0), (10, 6)])
+def test_a_queue_with_two_workers_loses_and_doubles_nothing(done: Repository, number: int, num_kills: int) -> None:
+    quiet_mlflow()
+    for name in ("mlflow.db", "mlflow.db.lock"):
+        (done.root / name).unlink(missing_ok=True)
+    shutil.rmtree(done.root / "mlartifacts", ignore_errors=True)
+    names = [f"seed-{seed}" for seed in range(1, number + 1)]
+    for seed, name in enumerate(names, start=1):
+        done.run("dvc", "exp", "run", "--queue", "--name", name, "--set-param", f"seed={seed}")
+    started = time.monotonic()
+    done.run("dvc", "queue", "start", "--jobs", "2")
+    draw = random.Random(0)
+    while num_kills:
+        time.sleep(draw.uniform(5, 40))
+        if work := working(done.root):
+            draw.choice(work).send_signal(signal.SIGKILL)
+            num_kills -= 1
+    deadline = time.monotonic() + SECONDS
+    while (counts := status(done))["Queued"] + counts["Running"]:
+        assert time.monotonic() < deadline, counts
+        if not working(done.root):  # its workers are among those that were killed
+            done.run("dvc", "queue", "start", "--jobs", "2")
+        time.sleep(10)
+    print(f"{counts} after {time.monotonic() - started:.0f} s")
+
+    finished = done.run("dvc", "exp", "list", "--name-only").stdout.split()
+    store = open_store(done.root)
+    logged = [run for run in store.client.search_runs([store.experiment_id]) if run.info.status == "FINISHED"]
+    if counts["Success"] == number:
+        assert sorted(finished) == sorted(names)
+        assert sorted(run.data.params["seed"] for run in logged) == sorted(map(str, range(1, number + 1)))
+    done.run("samebits", "track", *finished)
+    done.run("samebits", "track", *finished)
+    runs = Counter(run.data.tags.get("samebits.content") for run in store.client.search_runs([store.experiment_id]))
+    assert {count for content, count in runs.items() if content} == {1}
+    for name in finished:
+        lock = yaml.safe_load(done.run("git", "show", f"{name_of(done, name)}:dvc.lock").stdout)
+        (run,) = [run for run in all_finished(store) if run.data.tags.get("samebits.experiments") == name]
+        outputs = {output["path"]: output["md5"] for stage in lock["stages"].values() for output in stage["outs"]}
+        assert outputs["data/model/checkpoint.safetensors"] == run.data.tags["samebits.checkpoint_md5"]
+    assert "all whole" in done.run("samebits", "check", ok=False).stdout
+
+
+def name_of(repository: Repository, name: str) -> str:
+    """Give the commit of an experiment."""
+    listed = repository.run("git", "for-each-ref", "--format=%(objectname) %(refname:lstrip=4)", "refs/exps").stdout
+    (commit,) = [line.split()[0] for line in listed.splitlines() if line.endswith(f" {name}")]
+    return commit
+
+
+def all_finished(store: object) -> list:  # type: ignore[type-arg]
+    """Give all complete runs."""
+    found = store.client.search_runs([store.experiment_id])  # type: ignore[attr-defined]
+    return [run for run in found if run.info.status == "FINISHED"]
+
+
+def status(repository: Repository) -> Counter[str]:
+    """Count the tasks of the queue by what DVC says of them."""
+    words = repository.run("dvc", "queue", "status").stdout.split()
+    return Counter(word for word in words if word in ("Queued", "Running", "Success", "Failed"))
+
+
+def working(root: Path) -> list[psutil.Process]:
+    """Give the processes that work on the queue: DVC's workers, and the stages that they run."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        command, folder = " ".join(process.info["cmdline"] or []), process.info["cwd"] or ""
+        if folder.startswith(str(root)) and ("celery" in command or "stages/" in command or "queue-worker" in command):
+            found.append(process)
+    return found
