@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,9 @@ def _of_workspace(root: Path, read: git.Reader) -> State:
 
     head = git.commit(root)
     if head and read(f"{head}:dvc.lock") == read_file("dvc.lock"):
-        return _of_commit(root, "HEAD", head, None, read)  # whatever was edited since
+        # Whatever was edited since is not what gave the result; metrics are what it gave.
+        recorded = _of_commit(root, "HEAD", head, None, read)
+        return replace(recorded, read=lambda path: read_file(path) if path == _METRICS else recorded.read(path))
     return State("the workspace", read_file, head, lambda: git.diff(root))
 
 
