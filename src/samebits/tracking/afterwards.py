@@ -28,8 +28,8 @@ from samebits.tracking.store import open_store
 _DATA, _CHECKPOINT = "data/prepared/dataset.json", "data/model/checkpoint.safetensors"
 _HISTORY, _ENVIRONMENT = "data/model/history.csv", "data/model/environment.json"
 _METRICS = "metrics/evaluate.json"
-# Stages by whose record a result is complete.
-_STAGES = {"prepare", "train", "evaluate"}
+# Outputs without which a result is not complete.
+_NEEDED = (_DATA, _CHECKPOINT, _HISTORY, _METRICS)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,10 @@ class State:
             content = self.read(path)
             if content is not None and md5_of(content) != md5:
                 return True
-        values = revisions.mapping(self.read("params.yaml") or b"", f"params.yaml of {self.name}")
+        try:
+            values = revisions.mapping(self.read("params.yaml") or b"", "params.yaml")
+        except UserError:
+            return True
         return any(_at(values, key) != value for key, value in record.params.items())
 
 
@@ -140,10 +143,9 @@ def _record(state: State) -> Record | str:
         record = revisions.read_lock(content, f"dvc.lock of {state.name}")
     except UserError as error:
         return str(error)
-    recorded = {output.stage for output in record.outputs}
-    if not recorded >= _STAGES or record.misfits:
-        missing = ", ".join(sorted(_STAGES - recorded) or record.misfits)
-        return f"dvc.lock of {state.name} records no complete result ({missing}): run `dvc repro`"
+    recorded = {output.path for output in record.outputs}
+    if missing := [path for path in _NEEDED if path not in recorded] or list(record.misfits):
+        return f"dvc.lock of {state.name} records no complete result ({', '.join(missing)}): run `dvc repro`"
     return record
 
 
