@@ -174,14 +174,14 @@ def _result(state: State, record: Record, cache: Cache) -> Result | str:
         Path(path).name: content for path, content in contents.items() if content and _is_picture(outputs[path])
     }
     return Result(
-        _parameters(record.params),
-        outputs[_DATA].md5,
-        outputs[_CHECKPOINT].md5,
-        json.loads(contents.get(_ENVIRONMENT) or b"{}"),
-        json.loads(contents[_METRICS] or b""),
-        [_numbers(row) for row in csv.DictReader((contents[_HISTORY] or b"").decode().splitlines())],
-        pictures,
-        record.outputs,
+        parameters=_parameters(record.params),
+        data_md5=outputs[_DATA].md5,
+        checkpoint_md5=outputs[_CHECKPOINT].md5,
+        environment=json.loads(contents.get(_ENVIRONMENT) or b"{}"),
+        metrics=json.loads(contents[_METRICS] or b""),
+        history=[_numbers(row) for row in csv.DictReader((contents[_HISTORY] or b"").decode().splitlines())],
+        pictures=pictures,
+        outputs=record.outputs,
     )
 
 
