@@ -15,6 +15,7 @@ from samebits.comparison import compare
 from samebits.data import prepared
 from samebits.data.normalization import Normalization
 from samebits.data.raw import RawSplit
+from samebits.errors import UserError
 from samebits.evaluation import metrics, predictions
 from samebits.reporting import page
 from samebits.repository import revisions
@@ -155,3 +156,5 @@ def test_what_is_missing_is_one_line_and_leaves_the_page_as_it_was(result: Repos
         "error: data/model/checkpoint.safetensors is not in the workspace"
     )
     assert (root / "report.html").read_text() == "before"
+    with pytest.raises(UserError, match="is a folder"):
+        page.write_result(revisions.workspace(result.root), tmp_path)

@@ -32,6 +32,11 @@ class Result:
         """Recipe, data and seed, in a few words."""
         return f"{self.facts.get('recipe', '?')} on {self.description.source}, seed {self.facts.get(_SEED, '?')}"
 
+    @property
+    def parameters(self) -> dict[str, str]:
+        """All parameters that decided it, by dotted name without the recipe's."""
+        return {name: value for name, value in self.facts.items() if not _is_file(name)}
+
 
 def load(revision: Revision) -> Result:
     """Read what a comparison needs. Raises UserError where it is not recorded, cannot be had or is damaged."""

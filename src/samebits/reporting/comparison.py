@@ -196,11 +196,7 @@ def _escaped(text: str) -> str:
 
 
 def _result_values(result: Result) -> dict[str, Any]:
-    return {"name": result.revision.name, "commit": result.revision.commit, "parameters": _parameters(result)}
-
-
-def _parameters(result: Result) -> dict[str, str]:
-    return {name: value for name, value in result.facts.items() if "/" not in name and not name.endswith(".lock")}
+    return {"name": result.revision.name, "commit": result.revision.commit, "parameters": result.parameters}
 
 
 def _accuracies_values(accuracies: Accuracies) -> dict[str, Any]:

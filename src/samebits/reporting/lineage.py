@@ -17,13 +17,6 @@ _HASHES = {"data": results.DESCRIPTION, "checkpoint": _CHECKPOINT, "predictions"
 _ENVIRONMENT = "metrics/environment.json"
 
 
-def parameters(revision: Revision) -> dict[str, str]:
-    """Give all parameters that decided the result, by dotted name."""
-    return {
-        name: value for name, value in results.facts(revision).items() if "/" not in name and not name.endswith(".lock")
-    }
-
-
 def origin(revision: Revision) -> dict[str, str]:
     """Give where the result comes from, in words, by what it is."""
     rows = {"commit": revision.commit or "none: not in git"}

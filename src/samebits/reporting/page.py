@@ -15,6 +15,7 @@ from samebits.comparison import results
 from samebits.comparison.compare import OfNetworks, OfSeeds
 from samebits.comparison.results import Result
 from samebits.data import prepared
+from samebits.errors import UserError
 from samebits.evaluation import metrics
 from samebits.reporting import comparison as tables_of
 from samebits.reporting import lineage, page_charts, page_images
@@ -67,6 +68,8 @@ def write_comparison(compared: OfNetworks | OfSeeds, path: Path) -> None:
 
 
 def _write(path: Path, page: dict[str, Any]) -> None:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name the file that the page is to be written to")
     templates = Environment(
         loader=PackageLoader("samebits.reporting"),
         autoescape=True,
@@ -98,7 +101,7 @@ def _result(result: Result) -> dict[str, Any]:
         "mistakes": page_images.mistakes(images, table),
         "least_sure": page_images.labelled(images, table, page_images.least_sure(table)),
         "filters": page_images.filters(trained),
-        "parameters": lineage.parameters(revision),
+        "parameters": result.parameters,
         "origin": lineage.origin(revision),
         "machine": lineage.machine(revision),
         "commands": lineage.commands(revision),
