@@ -44,7 +44,7 @@ class Remote:
         return ["".join(name.split("/")[-2:]) for name in self.names() if name.startswith("files/md5/")]
 
     def damage(self, md5: str) -> None:
-        """Let an object hold something else of the same length."""
+        """Let an object hold something else, and less."""
         self.write(f"files/md5/{md5[:2]}/{md5[2:]}", b"damaged")
 
 

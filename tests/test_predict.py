@@ -173,6 +173,25 @@ def test_the_command_in_every_form(done: Repository) -> None:
     assert nothing.stderr == f"error: {done.root}/data/model/checkpoint.safetensors is not there: run `dvc repro`\n"
 
 
+def test_no_process_outlives_a_killed_command(tmp_path: Path) -> None:
+    weights = tmp_path / "network.safetensors"
+    checkpoint.save(weights, trained())
+    (path,) = save(tmp_path / "images", np.zeros((1, 32, 32, 3), dtype=np.uint8))
+    repository = Repository(tmp_path)
+    process = repository.start("samebits", "predict", "--checkpoint", str(weights), *[path] * 20_000)
+    tree = psutil.Process(process.pid)
+    assert (
+        process.stdout is not None and process.stdout.readline()
+    )  # it is at work, and its output is full from here on
+    children = tree.children(recursive=True)
+    assert len(children) >= 2
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
+
+
 class Malice:
     """What a pickle from a stranger does when it is opened."""
 

@@ -255,7 +255,7 @@ def many_experiments(repository: Repository, number: int) -> None:
     )
     for seed in range(1, number + 1):
         for name, content in (("dvc.lock", lock), ("params.yaml", parameters)):
-            changed = content.replace(md5, f"{seed:032x}").replace("seed: 0", f"seed: {seed}")
+            changed = content.replace(md5, f"{seed:031x}f").replace("seed: 0", f"seed: {seed}")
             (repository.root / name).write_text(changed)
         repository.run("git", "commit", "--quiet", "--all", "--message", f"seed {seed}")
         repository.run("git", "update-ref", f"refs/exps/{base[:2]}/{base[2:]}/seed-{seed}", "HEAD")

@@ -259,7 +259,7 @@ def test_one_result_finished_twice_at_once_is_one_run(root: Path) -> None:
         trained.set()
         time.sleep(0.5)
         assert [run.info.status for run in _runs(store)] == ["RUNNING"]
-        twin = runs.create_run(store, runs.describe(root, PARAMETERS, DATA, {}))
+        twin = runs.create_run(store, runs.describe(runs.origin_of_workspace(root), PARAMETERS, DATA, {}))
         runs.complete_run(store, twin, runs.result_tags(PARAMETERS, DATA, CHECKPOINT))
     thread.join(30)
     assert _only_run(root).info.run_id == twin

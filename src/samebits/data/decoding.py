@@ -1,5 +1,8 @@
 """Many image files, decoded by all cores, in order and in constant memory."""
 
+import os
+import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -28,12 +31,12 @@ def decode(paths: Sequence[str], image_shape: tuple[int, int, int]) -> Iterator[
     if len(paths) <= size:
         yield from _read(paths, image_shape)
         return
-    # Processes and not threads: for small images most of the time is Python's. loky's end by themselves when this one is killed.
+    # Processes and not threads: for small images most of the time is Python's. loky's do not run the main module again.
     from joblib import cpu_count
     from joblib.externals.loky import ProcessPoolExecutor
 
     num_processes = min(cpu_count(), _MAX_PROCESSES)
-    with ProcessPoolExecutor(num_processes, timeout=10) as executor:
+    with ProcessPoolExecutor(num_processes, initializer=_end_with, initargs=(os.getpid(),)) as executor:
         try:
             tasks = (
                 executor.submit(_read, paths[start : start + size], image_shape) for start in range(0, len(paths), size)
@@ -44,6 +47,17 @@ def decode(paths: Sequence[str], image_shape: tuple[int, int, int]) -> Iterator[
                 waiting.extend(islice(tasks, 1))
         except BrokenProcessPool:
             raise UserError("a process that reads images was killed: is there enough memory?") from None
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after `parent` has, however that ended: nobody would read its images."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _read(paths: Sequence[str], image_shape: tuple[int, int, int]) -> list[Outcome]:

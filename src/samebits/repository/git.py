@@ -72,18 +72,18 @@ def parent(workspace: Path, revision: str) -> str | None:
     return commit(workspace, f"{revision}^")
 
 
-def files(workspace: Path, revision: str) -> dict[str, str]:
-    """The names that git gives to the contents of a commit's files, by path; for `reader`."""
-    listed = _git(workspace, "ls-tree", "-r", "-z", "--full-tree", revision).decode(errors="replace")
-    entries = (entry.split("\t", 1) for entry in listed.split("\0") if entry)
-    return {path: description.split()[2] for description, path in entries}
+def files(workspace: Path, revision: str) -> set[str]:
+    """The paths of all files of a commit."""
+    listed = _git(workspace, "ls-tree", "-r", "-z", "--name-only", "--full-tree", revision)
+    return set(listed.decode(errors="replace").split("\0")) - {""}
 
 
 @contextmanager
 def reader(workspace: Path) -> "Iterator[Reader]":
     """Give a function that reads files of any revision by one process of git: much faster for many of them."""
     command = ["git", "cat-file", "--batch"]
-    with subprocess.Popen(command, cwd=workspace, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=workspace, stdin=pipe, stdout=pipe, stderr=nowhere) as process:
         yield Reader(process)
 
 

@@ -31,37 +31,35 @@ class Remote:
         """Give the bytes of those of the run records that are there; a name is a path below `runs`."""
         return self._sizes({name: self._record_path(name) for name in names})
 
-    def send_objects(self, paths: Mapping[str, Path], progress: Callable[[], Any]) -> None:
-        """Send files to become the objects of these names, each whole or not at all."""
-        failed = _Failures(self)
-        with self._refusing(), _callback(progress) as callback:
+    def send_objects(self, paths: Mapping[str, Path]) -> None:
+        """Send files to become the objects of these names, each whole or not at all, with a progress bar on a terminal."""
+        sources, names = [str(path) for path in paths.values()], list(paths)
+        with self._sending("objects", len(names)) as (note, bar):
             self._objects.add(
-                *([str(path) for path in paths.values()], _local(), list(paths)),
-                **{"check_exists": False, "verify": False, "callback": callback, "on_error": failed.note_object},
+                sources,
+                _local_files(),
+                names,
+                check_exists=False,
+                verify=False,
+                callback=bar,
+                on_error=lambda _, error: note(error),
             )
-        failed.raise_first()
 
-    def send_records(self, paths: Mapping[str, Path], progress: Callable[[], Any]) -> None:
-        """Send files to become the run records of these names, each whole or not at all."""
+    def send_records(self, paths: Mapping[str, Path]) -> None:
+        """Send files to become the run records of these names, in the same way."""
         from dvc_objects.fs import generic
 
-        failed = _Failures(self)
-        targets = [self._record_path(name) for name in paths]
-        with self._refusing(), _callback(progress) as callback:
+        sources, targets = [str(path) for path in paths.values()], [self._record_path(name) for name in paths]
+        with self._sending("run records", len(sources)) as (note, bar):
             generic.copy(
-                *(_local(), [str(path) for path in paths.values()], self._fs, targets),
-                **{"callback": callback, "on_error": failed.note_record},
+                _local_files(), sources, self._fs, targets, callback=bar, on_error=lambda _, __, error: note(error)
             )
-        failed.raise_first()
 
     def fetch_objects(self, names: Sequence[str]) -> None:
         """Fetch those of the objects that are there into DVC's cache, and none that is damaged."""
+        paths = [self._objects.oid_to_path(name) for name in names]
         with self._refusing():
-            paths = [self._objects.oid_to_path(name) for name in names]
-            self._cache.add(
-                *(paths, self._fs, list(names)),
-                **{"check_exists": False, "verify": True, "on_error": lambda *_: None},
-            )
+            self._cache.add(paths, self._fs, list(names), check_exists=False, verify=True, on_error=lambda _, __: None)
 
     def refuse(self, error: BaseException) -> UserError:
         """Give the line for what the remote, or the way to it, raised."""
@@ -84,29 +82,23 @@ class Remote:
         return sizes
 
     @contextmanager
+    def _sending(self, what: str, number: int) -> Iterator[tuple[Callable[[BaseException], None], Any]]:
+        """Give whom to tell of files that could not be sent, for DVC goes on with the others, and a progress bar."""
+        from fsspec.callbacks import TqdmCallback
+
+        errors: list[BaseException] = []
+        style = {"desc": f"sending {what}", "unit": "file", "disable": None, "leave": False}
+        with self._refusing(), TqdmCallback(tqdm_kwargs=style, size=number) as bar:
+            yield errors.append, bar
+        if errors:
+            raise self.refuse(errors[0])
+
+    @contextmanager
     def _refusing(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # a remote fails in as many ways as there are remotes
             raise self.refuse(error) from None
-
-
-class _Failures:
-    """Remembers why files could not be sent: DVC goes on with the others."""
-
-    def __init__(self, remote: Remote) -> None:
-        self._remote = remote
-        self._errors: list[BaseException] = []
-
-    def note_object(self, _: str, error: BaseException) -> None:
-        self._errors.append(error)
-
-    def note_record(self, _: str, __: str, error: BaseException) -> None:
-        self._errors.append(error)
-
-    def raise_first(self) -> None:
-        if self._errors:
-            raise self._remote.refuse(self._errors[0])
 
 
 @contextmanager
@@ -146,22 +138,10 @@ def open_remote(root: Path, name: str | None, settings: Mapping[str, Any]) -> It
         yield remote
 
 
-def _local() -> Any:
+def _local_files() -> Any:
     from dvc_objects.fs.local import localfs
 
     return localfs
-
-
-@contextmanager
-def _callback(progress: Callable[[], Any]) -> Iterator[Any]:
-    from fsspec.callbacks import Callback
-
-    class Counter(Callback):  # type: ignore[misc]
-        def relative_update(self, inc: int = 1) -> None:
-            for _ in range(inc):
-                progress()
-
-    yield Counter()
 
 
 def _remedy(error: BaseException) -> str:

@@ -1,12 +1,8 @@
 """Artifacts for a team: what restores the results that this repository knows, in a DVC remote."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 from samebits.errors import UserError
 from samebits.repository import cache as caches
@@ -60,11 +56,10 @@ def _send_objects(root: Path, cache: Cache, known: Known, remote: Remote) -> dic
         f"{remote}: {_count(num_there, 'object')} there, {len(lacking)} to send, {num_bytes / 1e6:,.1f} MB", flush=True
     )
     _require_whole(root, cache, lacking)
-    with _bar(len(lacking), "objects") as progress:
-        for are_folders in (False, True):  # the list of a folder's files goes after them, for the same reason
-            some = {name: cache.path(name) for name in lacking if name.endswith(".dir") == are_folders}
-            if some:
-                remote.send_objects(some, progress)
+    for are_folders in (False, True):  # the list of a folder's files goes after them, for the same reason
+        some = {name: cache.path(name) for name in lacking if name.endswith(".dir") == are_folders}
+        if some:
+            remote.send_objects(some)
     return not_in_git(root, {name: path for name, path in known.objects.items() if name not in here | there})
 
 
@@ -77,8 +72,7 @@ def _send_records(cache: Cache, known: Known, lost: Mapping[str, str], remote: R
     there = remote.record_sizes(list(records))
     lacking = {name: path for name, path in records.items() if there.get(name) != path.stat().st_size}
     if lacking:
-        with _bar(len(lacking), "run records") as progress:
-            remote.send_records(lacking, progress)
+        remote.send_records(lacking)
     print(f"shared; {_count(len(records), 'run record')}, {len(lacking)} of them new there")
 
 
@@ -89,12 +83,6 @@ def _require_whole(root: Path, cache: Cache, names: list[str]) -> None:
             path = cache.path(name)
             shown = path.relative_to(root) if path.is_relative_to(root) else path
             raise UserError(f"{shown} is damaged, nothing was sent: run `samebits check --repair`")
-
-
-@contextmanager
-def _bar(total: int, what: str) -> Iterator[Callable[[], Any]]:
-    with tqdm(total=total, desc=f"sending {what}", unit="file", disable=None, leave=False) as bar:
-        yield bar.update
 
 
 def _count(number: int, what: str) -> str:

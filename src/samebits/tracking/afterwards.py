@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from samebits.tracking.store import open_store
 _DATA, _CHECKPOINT = "data/prepared/dataset.json", "data/model/checkpoint.safetensors"
 _HISTORY, _ENVIRONMENT = "data/model/history.csv", "data/model/environment.json"
 _METRICS = "metrics/evaluate.json"
-# Stages by whose record a result is complete.
-_STAGES = {"prepare", "train", "evaluate"}
+# Outputs without which a result is not complete.
+_NEEDED = (_DATA, _CHECKPOINT, _HISTORY, _METRICS)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,10 @@ class State:
             content = self.read(path)
             if content is not None and md5_of(content) != md5:
                 return True
-        values = revisions.mapping(self.read("params.yaml") or b"", f"params.yaml of {self.name}")
+        try:
+            values = revisions.mapping(self.read("params.yaml") or b"", "params.yaml")
+        except UserError:
+            return True
         return any(_at(values, key) != value for key, value in record.params.items())
 
 
@@ -125,7 +128,9 @@ def _of_workspace(root: Path, read: git.Reader) -> State:
 
     head = git.commit(root)
     if head and read(f"{head}:dvc.lock") == read_file("dvc.lock"):
-        return _of_commit(root, "HEAD", head, None, read)  # whatever was edited since
+        # Whatever was edited since is not what gave the result; metrics are what it gave.
+        recorded = _of_commit(root, "HEAD", head, None, read)
+        return replace(recorded, read=lambda path: read_file(path) if path == _METRICS else recorded.read(path))
     return State("the workspace", read_file, head, lambda: git.diff(root))
 
 
@@ -138,10 +143,9 @@ def _record(state: State) -> Record | str:
         record = revisions.read_lock(content, f"dvc.lock of {state.name}")
     except UserError as error:
         return str(error)
-    recorded = {output.stage for output in record.outputs}
-    if not recorded >= _STAGES or record.misfits:
-        missing = ", ".join(sorted(_STAGES - recorded) or record.misfits)
-        return f"dvc.lock of {state.name} records no complete result ({missing}): run `dvc repro`"
+    recorded = {output.path for output in record.outputs}
+    if missing := [path for path in _NEEDED if path not in recorded] or list(record.misfits):
+        return f"dvc.lock of {state.name} records no complete result ({', '.join(missing)}): run `dvc repro`"
     return record
 
 
@@ -170,14 +174,14 @@ def _result(state: State, record: Record, cache: Cache) -> Result | str:
         Path(path).name: content for path, content in contents.items() if content and _is_picture(outputs[path])
     }
     return Result(
-        _parameters(record.params),
-        outputs[_DATA].md5,
-        outputs[_CHECKPOINT].md5,
-        json.loads(contents.get(_ENVIRONMENT) or b"{}"),
-        json.loads(contents[_METRICS] or b""),
-        [_numbers(row) for row in csv.DictReader((contents[_HISTORY] or b"").decode().splitlines())],
-        pictures,
-        record.outputs,
+        parameters=_parameters(record.params),
+        data_md5=outputs[_DATA].md5,
+        checkpoint_md5=outputs[_CHECKPOINT].md5,
+        environment=json.loads(contents.get(_ENVIRONMENT) or b"{}"),
+        metrics=json.loads(contents[_METRICS] or b""),
+        history=[_numbers(row) for row in csv.DictReader((contents[_HISTORY] or b"").decode().splitlines())],
+        pictures=pictures,
+        outputs=record.outputs,
     )
 
 

@@ -132,11 +132,15 @@ def record_evaluation(
 
     def record() -> None:
         origin = runs.origin_of_workspace(workspace)
-        pictures = {path.name: path.read_bytes() for path in artifacts}
-        outputs = results.outputs_of_workspace(workspace)
-        rows = list(history)
         result = results.Result(
-            *(parameters, data_md5, checkpoint_md5, environment or {}, metrics, rows, pictures, outputs)
+            parameters=parameters,
+            data_md5=data_md5,
+            checkpoint_md5=checkpoint_md5,
+            environment=environment or {},
+            metrics=metrics,
+            history=list(history),
+            pictures={path.name: path.read_bytes() for path in artifacts},
+            outputs=results.outputs_of_workspace(workspace),
         )
         store = open_store(root)
         runs.close_abandoned(store)

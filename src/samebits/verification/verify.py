@@ -31,7 +31,7 @@ def verify(folder: Path, name: str = "HEAD", stage: str | None = None) -> int:
     revision = revisions.find(root, name)
     _require_stage(revision, stage)
     _note_uncommitted(root, revision)
-    with _clone(revision, revision.commit) as clone:
+    with _clean_clone(revision) as clone:
         changes = pipeline.changes(clone.root, stage, clone.environment)
         _say_other_origin(revision, changes)
         edited = {path for change in changes.values() for path in change.outputs}
@@ -49,7 +49,7 @@ def verify_run(folder: Path, run_id: str, keep: bool, stage: str | None = None) 
     target = root / ".samebits" / "runs" / run.run_id
     if keep and target.exists():
         raise UserError(f"{target} is there already, from a run that was kept before: move it away, or work in it")
-    with _clone(run, run.commit) as clone:
+    with _clean_clone(run) as clone:
         if run.patch:
             clones.apply(clone, run.patch)
         try:
@@ -61,9 +61,9 @@ def verify_run(folder: Path, run_id: str, keep: bool, stage: str | None = None) 
 
 
 @contextmanager
-def _clone(revision: Revision, commit: str) -> Iterator[Clone]:
+def _clean_clone(revision: Revision) -> Iterator[Clone]:
     num_bytes = sum(output.size for output in revision.record.outputs)
-    with clones.clean(revision.root, commit, num_bytes, _raw_data(revision)) as clone:
+    with clones.clean(revision.root, revision.commit, num_bytes, _raw_data(revision)) as clone:
         _fetch_own_images(revision, clone.root)
         yield clone
 
