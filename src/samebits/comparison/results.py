@@ -65,24 +65,9 @@ def require(revision: Revision, path: str) -> bytes:
 
 
 def facts(revision: Revision) -> dict[str, str]:
-    """Give what decided a result, by name: parameters as their values, code and data as their hashes.
-
-    Raises UserError where dvc.lock is not what DVC writes.
-    """
-    try:
-        stages = revision.yaml("dvc.lock").get("stages") or {}
-        named: dict[str, str] = {}
-        from_seed: set[str] = set()
-        for stage in stages.values():
-            parameters = _flat({key: value for file in stage.get("params", {}).values() for key, value in file.items()})
-            named |= {_without_recipe(key): value for key, value in parameters.items()}
-            if _SEED in parameters:
-                from_seed |= {output["path"] for output in stage.get("outs", [])}
-        for stage in stages.values():
-            named |= {dep["path"]: dep.get("md5", "") for dep in stage.get("deps", []) if dep["path"] not in from_seed}
-    except (AttributeError, KeyError, TypeError):
-        raise UserError(f"dvc.lock of {revision} is damaged: it is not what DVC writes") from None
-    return named
+    """Give what decided a result, by name: parameters as their values, code and data as their hashes."""
+    parameters = {_without_recipe(key): value for key, value in _flat(revision.record.params).items()}
+    return parameters | revision.record.dependencies | {DESCRIPTION: revision.md5(DESCRIPTION) or ""}
 
 
 def differences(a: Revision, b: Revision) -> list[str]:
