@@ -404,7 +404,7 @@ def test_damaged_raw_data_is_named(
     assert everything(tmp_path / "raw") == before
     monkeypatch.delenv("SAMEBITS_DATA")
     (fresh.root / "data").mkdir(exist_ok=True)
-    shutil.copytree(tmp_path / "raw", fresh.root / "data/raw")
+    shutil.copytree(tmp_path / "raw", fresh.root / "data/raw", dirs_exist_ok=True)
     (line,) = marked("wrong", check(fresh)[1])
     assert f"; remove {fresh.root / 'data/raw' / cifar10.FOLDER} to download it again" in line
 

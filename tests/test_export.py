@@ -57,10 +57,9 @@ def test_a_model_that_differs_is_found(tmp_path: Path) -> None:
     images, _ = shapes.draw(256, 0, "test", progress=False)
     assert onnx_export.check(path, checkpoint, images) < 1e-4
     model = onnx.load(path)
-    bias = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("fc3.bias"))
-    bias.CopyFrom(
-        onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.eye(10, dtype=np.float32)[3], bias.name)
-    )
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("fc3.weight"))
+    changed = onnx.numpy_helper.to_array(weight) + 0.1 * np.eye(10, 84, dtype=np.float32)
+    weight.CopyFrom(onnx.numpy_helper.from_array(changed, weight.name))
     onnx.save_model(model, str(path))
     with pytest.raises(UserError, match="differs from the network"):
         onnx_export.check(path, checkpoint, images)

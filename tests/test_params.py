@@ -63,7 +63,7 @@ BROKEN = {
     ),
     "unknown source": (
         change("source: cifar10", "source: cifar100"),
-        ["data.source", "'cifar100'", "'cifar10' or 'shapes'"],
+        ["data.source", "'cifar100'", "'cifar10', 'shapes' or 'folder'"],
     ),
     "unknown normalization": (
         change("normalization: per_channel", "normalization: per_image"),

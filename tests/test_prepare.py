@@ -324,7 +324,7 @@ def test_the_real_stage_prepares_cifar10_in_bounded_memory(fresh: Repository) ->
     assert [round(value, 4) for value in description.normalization.mean] == [0.4914, 0.4822, 0.4465]
     assert [round(value, 4) for value in description.normalization.std] == [0.2470, 0.2435, 0.2616]
     assert len(prepared.read_split(fresh.root / "data/prepared", "test")) == 10_000
-    assert listing(fresh.root / "data/raw") == []
+    assert listing(fresh.root / "data/raw") == ["README.md"]
 
 
 # ---- whole or not at all ---------------------------------------------------------------------------------------------

@@ -101,10 +101,14 @@ def _damaged(path: Path, error: Exception) -> UserError:
 def _write_split(path: Path, description: Description, split: RawSplit) -> str:
     """Write a split as safetensors' own `save_file` would, byte for byte, but without holding its images; give its SHA-256."""
     digest = hashlib.sha256()
-    with atomic.replacing(path) as temporary, open(temporary, "wb") as file:
-        for part in _safetensors(description, split):
-            file.write(part)
-            digest.update(part)
+    with atomic.replacing(path) as temporary:
+        try:
+            with open(temporary, "wb") as file:
+                for part in _safetensors(description, split):
+                    file.write(part)
+                    digest.update(part)
+        except OSError as error:
+            raise UserError(f"{path} could not be written: {error.strerror}") from None
     return digest.hexdigest()
 
 
