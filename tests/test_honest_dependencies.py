@@ -26,7 +26,7 @@ EXEMPT = (
 # Read by evaluate for its MLflow run alone.
 EXEMPT_PICTURES = ("data/plots/",)
 # Code that only some values of params.yaml make a stage import.
-CHOSEN_BY_PARAMETERS = ("data/cifar10.py", "data/vision.py", "models/lab.py", "models/linear.py")
+CHOSEN_BY_PARAMETERS = ("data/cifar10.py", "data/vision.py", "models/lab.py", "models/linear.py", "models/speed.py")
 CHOSEN_BY_PARAMETERS += ("data/decoding.py", "data/files.py", "data/folder.py", "data/images.py")
 
 

@@ -206,7 +206,7 @@ def result(fresh_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_the_stage_writes_these_files_and_no_others(result: Path) -> None:
     written = [name for name in listing(result) if (result / name).is_file() and name != ".gitignore"]
-    assert written == ["plots/samples.png", *(f"prepared/{name}" for name in FILES)]
+    assert written == ["plots/samples.png", *(f"prepared/{name}" for name in FILES), "raw/README.md"]
 
 
 def test_statistics_are_of_the_training_images_alone_and_normalize_every_split(result: Path) -> None:

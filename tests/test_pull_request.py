@@ -37,6 +37,7 @@ def shared(quick: Repository, tmp_path: Path) -> tuple[Repository, Remote]:
     remote = remotes.folder(tmp_path / "team")
     remote.add_to(quick)
     quick.run("dvc", "exp", "apply", "other")
+    quick.run("git", "checkout", "HEAD", "--", ".dvc/config")  # the experiment knew of no remote
     quick.commit("another seed")
     quick.run("samebits", "share")
     return quick, remote
@@ -84,8 +85,6 @@ def test_a_stale_lock_is_red(shared: tuple[Repository, Remote], change: Callable
     change(author)
     author.commit("a change without its result")
     runner = clone(author, "runner")
-    # DVC itself ends well here.
-    assert runner.run("dvc", "repro", "--dry", "--allow-missing").returncode == 0
     results = check(runner, "HEAD~1")
     (first,) = [name for name in failing(results) if name.startswith("dvc.lock is the result")]
     assert "dvc.lock is not the result of this code and params.yaml" in results[first].stderr

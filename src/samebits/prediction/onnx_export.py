@@ -103,9 +103,12 @@ def export(folder: Path, trained: Trained, path: Path) -> None:
     import onnx
 
     images, what = images_to_check(folder, trained)
-    with atomic.replacing(path) as temporary:
-        onnx.save_model(convert(trained), str(temporary))
-        difference = check(temporary, trained.checkpoint, images)
+    try:
+        with atomic.replacing(path) as temporary:
+            onnx.save_model(convert(trained), str(temporary))
+            difference = check(temporary, trained.checkpoint, images)
+    except OSError as error:
+        raise UserError(f"{path} could not be written: {error.strerror}") from None
     print(f"{path}: the same classes as the network on {what}, probabilities within {difference:.1e}")
 
 
