@@ -154,14 +154,14 @@ class Params(_Section):
         return self.recipes[self.recipe]
 
     def resolved(self) -> dict[str, Any]:
-        """All that decides a result, as plain values: the other recipes are left out."""
+        """All that decides a result, as plain values: other recipes, and sections that are not there, are left out."""
         return {
             "recipe": self.recipe,
             "seed": self.seed,
             "device": self.device,
             "determinism": self.determinism,
             "data": self.data.model_dump(),
-            **self.chosen.model_dump(),
+            **self.chosen.model_dump(exclude_none=True),
         }
 
 

@@ -204,7 +204,8 @@ def _parameters(recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Give the parameters as `Params.resolved` does, from those that dvc.lock records."""
     prefix = f"recipes.{recorded.get('recipe')}."
     parts = {key.removeprefix(prefix): value for key, value in recorded.items() if key.startswith(prefix)}
-    names = ("recipe", "seed", "device", "data")
+    # Versions differ in what they record.
+    names = [name for name in ("recipe", "seed", "device", "determinism", "data") if name in recorded]
     plain = {name: recorded.get(name) for name in names} | {
         name: parts.get(name) for name in ("model", "train", "evaluate")
     }
