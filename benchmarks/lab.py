@@ -41,7 +41,7 @@ class Pictures(Dataset):
 def script() -> Measure:
     """The lab's own training loop: DataLoader with 2 workers, mini-batches of 4, running loss."""
     recipe = params.load(Path("params.yaml")).recipes["lab"]
-    loader = DataLoader(Pictures(), batch_size=4, shuffle=True, num_workers=2)
+    loader = DataLoader(Pictures(), batch_size=4, shuffle=True, num_workers=2, multiprocessing_context="fork")
 
     def measure() -> float:
         network = models.build(recipe.model, (3, 32, 32), len(shapes.CLASS_NAMES), 0)

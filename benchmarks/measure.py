@@ -4,6 +4,7 @@ import multiprocessing
 import statistics
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -34,21 +35,24 @@ def in_turn(sides: Mapping[str, Callable[[], Measure]], num_rounds: int = NUM_RO
     context = multiprocessing.get_context("spawn")
     connections: dict[str, Connection] = {}
     processes = []
-    for name, side in sides.items():
-        connections[name], other_end = context.Pipe()
-        processes.append(context.Process(target=_serve, args=(side, other_end), daemon=False))
-        processes[-1].start()
-        connections[name].recv()  # set up: one after another, so that none disturbs another's measuring
     results: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(num_rounds):
-        for name, connection in connections.items():
-            print(f"\r{name}, round {number + 1} of {num_rounds}".ljust(70), end="", file=sys.stderr, flush=True)
-            connection.send(True)
-            results[name].append(connection.recv())
-    for connection in connections.values():
-        connection.send(False)
-    for process in processes:
-        process.join()
+    try:
+        for name, side in sides.items():
+            connections[name], other_end = context.Pipe()
+            processes.append(context.Process(target=_serve, args=(side, other_end)))
+            processes[-1].start()
+            other_end.close()  # so that a side that fails ends the wait for it
+            connections[name].recv()  # set up: one after another, so that none disturbs another's measuring
+        for number in range(num_rounds):
+            for name, connection in connections.items():
+                print(f"\r{name}, round {number + 1} of {num_rounds}".ljust(70), end="", file=sys.stderr, flush=True)
+                connection.send(None)
+                results[name].append(connection.recv())
+    finally:
+        for connection in connections.values():
+            connection.close()
+        for process in processes:
+            process.join()
     print("\r".ljust(70), end="\r", file=sys.stderr)
     return results
 
@@ -63,6 +67,8 @@ def ratio(name: str, label: str, first: list[float], second: list[float], unit: 
 def _serve(side: Callable[[], Measure], connection: Connection) -> None:
     measure = side()
     measure()
-    connection.send(0.0)
-    while connection.recv():
-        connection.send(measure())
+    connection.send(None)
+    with suppress(EOFError):  # the end of the measuring
+        while True:
+            connection.recv()
+            connection.send(measure())

@@ -124,7 +124,7 @@ def _plain_evaluation() -> float:
     """The lab's test loop: accuracy, then accuracy per class, each with a DataLoader over 10,000 images."""
     recipe = params.load(Path("params.yaml")).recipes["lab"]
     network = models.build(recipe.model, (3, 32, 32), 10, 0)
-    loader = DataLoader(Pictures(10_000, "test"), batch_size=4, num_workers=2)
+    loader = DataLoader(Pictures(10_000, "test"), batch_size=4, num_workers=2, multiprocessing_context="fork")
     began = time.perf_counter()
     with torch.no_grad():
         for _ in range(2):
