@@ -4,9 +4,8 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
+from benchmarks import lab_script
 from benchmarks.measure import Measure, Row, in_turn, ratio
 from samebits import models, params, runtime
 from samebits.data import normalization, shapes
@@ -16,47 +15,9 @@ from samebits.training import loop
 NUM_IMAGES = 20_000
 
 
-class Pictures(Dataset):
-    """As torchvision's CIFAR10 gives them: a Pillow image, then ToTensor and Normalize, one image at a time."""
-
-    def __init__(self, num_images: int = NUM_IMAGES, split: str = "train") -> None:
-        from samebits.data import vision  # noqa: I001 (before the first import of torchvision)
-        from torchvision import transforms
-
-        self.pictures = object.__new__(vision.CIFAR10)
-        self.pictures.data, self.pictures.targets = shapes.draw(num_images, 0, split, progress=False)
-        self.pictures.target_transform = None
-        statistics = normalization.of_images("per_channel", self.pictures.data)
-        self.pictures.transform = transforms.Compose(
-            [transforms.ToTensor(), transforms.Normalize(statistics.mean, statistics.std)]
-        )
-
-    def __len__(self) -> int:
-        return len(self.pictures.targets)
-
-    def __getitem__(self, index: int):
-        return self.pictures[index]
-
-
 def script() -> Measure:
     """The lab's own training loop: DataLoader with 2 workers, mini-batches of 4, running loss."""
-    recipe = params.load(Path("params.yaml")).recipes["lab"]
-    loader = DataLoader(Pictures(), batch_size=4, shuffle=True, num_workers=2, multiprocessing_context="fork")
-
-    def measure() -> float:
-        network = models.build(recipe.model, (3, 32, 32), len(shapes.CLASS_NAMES), 0)
-        criterion = nn.CrossEntropyLoss()
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.001, momentum=0.9)
-        began, running_loss = time.perf_counter(), 0.0
-        for images, labels in loader:
-            optimizer.zero_grad()
-            loss = criterion(network(images), labels)
-            loss.backward()
-            optimizer.step()
-            running_loss += loss.item()
-        return time.perf_counter() - began
-
-    return measure
+    return lab_script.measuring("train", NUM_IMAGES)
 
 
 def recipe() -> Measure:

@@ -8,13 +8,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
 from ruamel.yaml import YAML
-from torch.utils.data import DataLoader
 
-from benchmarks.lab import Pictures
+from benchmarks import lab_script
 from benchmarks.measure import NUM_ROUNDS, Row, ratio
-from samebits import models, params
+from samebits import params
 
 EMPTY_PIPELINE = {
     "stages": {name: {"cmd": f"echo {name} > {name}", "outs": [name]} for name in ("one", "two", "three")}
@@ -44,7 +42,7 @@ def rows() -> list[Row]:
                 "empty": _run(empty, "dvc", "repro", "--quiet"),
                 "prepare": _run(clone, *stage("prepare")),
                 "evaluate": _run(clone, *stage("evaluate")),
-                "plain evaluation": _plain_evaluation(),
+                "plain evaluation": lab_script.measuring("test", 10_000)(),
                 "first step": _first_step(clone),
                 "import torch": _run(clone, sys.executable, "-c", "import torch"),
             }
@@ -118,17 +116,3 @@ def _training_loop(clone: Path) -> float:
     runs = mlflow.search_runs(search_all_experiments=True, order_by=["start_time DESC"], max_results=1)
     settings = params.load(clone / "params.yaml")
     return settings.data.shapes.num_train * settings.chosen.train.num_epochs / runs["metrics.images_per_second"][0]
-
-
-def _plain_evaluation() -> float:
-    """The lab's test loop: accuracy, then accuracy per class, each with a DataLoader over 10,000 images."""
-    recipe = params.load(Path("params.yaml")).recipes["lab"]
-    network = models.build(recipe.model, (3, 32, 32), 10, 0)
-    loader = DataLoader(Pictures(10_000, "test"), batch_size=4, num_workers=2, multiprocessing_context="fork")
-    began = time.perf_counter()
-    with torch.no_grad():
-        for _ in range(2):
-            correct = 0
-            for images, labels in loader:
-                correct += (network(images).argmax(1) == labels).sum().item()
-    return time.perf_counter() - began
