@@ -4,7 +4,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run report test bench ui lint check-lock golden
+.PHONY: help run report test coverage bench ui lint check-lock golden
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -16,6 +16,9 @@ report: $(VENV)/installed  ## write report.html, a page about the result in the 
 	@samebits report
 
 test: $(VENV)/installed-dev  ## run all tests
+	python -m pytest -n auto --maxprocesses 4
+
+coverage: $(VENV)/installed-dev  ## run all tests and show which lines they reach, in subprocesses too (half as long again)
 	python -m pytest -n auto --maxprocesses 4 --cov --cov-report=term
 
 lint: $(VENV)/installed-dev  ## check format, style and types
