@@ -18,8 +18,6 @@ from tests import remotes
 from tests.conftest import Repository
 from tests.remotes import clone
 
-SECONDS = 5400
-
 
 @pytest.mark.parametrize("number", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_all_that_two_clones_share_at_once_is_restored_from_a_third(
@@ -52,7 +50,7 @@ def test_all_that_two_clones_share_at_once_is_restored_from_a_third(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "num_kills"), [(50, 0), (10, 6)])
+@pytest.mark.parametrize(("number", "num_kills"), [(50, 0), (12, 4)])
 def test_a_queue_with_two_workers_loses_and_doubles_nothing(done: Repository, number: int, num_kills: int) -> None:
     quiet_mlflow()
     for name in ("mlflow.db", "mlflow.db.lock"):
@@ -62,19 +60,7 @@ def test_a_queue_with_two_workers_loses_and_doubles_nothing(done: Repository, nu
     for seed, name in enumerate(names, start=1):
         done.run("dvc", "exp", "run", "--queue", "--name", name, "--set-param", f"seed={seed}")
     started = time.monotonic()
-    done.run("dvc", "queue", "start", "--jobs", "2")
-    draw = random.Random(0)
-    while num_kills:
-        time.sleep(draw.uniform(5, 40))
-        if work := working(done.root):
-            draw.choice(work).send_signal(signal.SIGKILL)
-            num_kills -= 1
-    deadline = time.monotonic() + SECONDS
-    while (counts := status(done))["Queued"] + counts["Running"]:
-        assert time.monotonic() < deadline, counts
-        if not working(done.root):  # its workers are among those that were killed
-            done.run("dvc", "queue", "start", "--jobs", "2")
-        time.sleep(10)
+    counts = work_off(done, num_kills)
     print(f"{counts} after {time.monotonic() - started:.0f} s")
 
     finished = done.run("dvc", "exp", "list", "--name-only").stdout.split()
@@ -93,6 +79,29 @@ def test_a_queue_with_two_workers_loses_and_doubles_nothing(done: Repository, nu
         outputs = {output["path"]: output["md5"] for stage in lock["stages"].values() for output in stage["outs"]}
         assert outputs["data/model/checkpoint.safetensors"] == run.data.tags["samebits.checkpoint_md5"]
     assert "all whole" in done.run("samebits", "check", ok=False).stdout
+
+
+def work_off(repository: Repository, num_kills: int) -> Counter[str]:
+    """Run the queue to its end with two workers, and kill something of it now and then; count its tasks by their states.
+
+    DVC takes a task whose worker was killed for running, for ever: the end is also where nothing has run for a minute.
+    """
+    draw = random.Random(0)
+    repository.run("dvc", "queue", "start", "--jobs", "2")
+    newest_work = time.monotonic()
+    next_kill = time.monotonic() + draw.uniform(5, 15)
+    while (counts := status(repository))["Queued"] + counts["Running"] and time.monotonic() < newest_work + 60:
+        if not (found := working(repository.root)):
+            repository.run("dvc", "queue", "start", "--jobs", "2")
+        elif num_kills and time.monotonic() > next_kill:
+            draw.choice(found).send_signal(signal.SIGKILL)
+            num_kills -= 1
+            next_kill = time.monotonic() + draw.uniform(5, 15)
+        if any("queue-worker" not in process.info["cmdline"] for process in found):
+            newest_work = time.monotonic()
+        time.sleep(2)
+    assert not num_kills, "the queue ended before all were killed"
+    return counts
 
 
 def name_of(repository: Repository, name: str) -> str:
