@@ -50,7 +50,8 @@ def make_deterministic(num_threads: int, determinism: str = "exact") -> None:
     # cuBLAS reads its workspace setting when it starts; without it deterministic products are refused.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(num_threads)
-    torch.use_deterministic_algorithms(determinism == "exact")
+    # As use_deterministic_algorithms, which imports torch's compiler for it, a second that nothing here has a use for.
+    torch.set_deterministic_debug_mode("error" if determinism == "exact" else "default")
     torch.backends.cudnn.benchmark = determinism == "fast"
 
 
