@@ -75,6 +75,11 @@ def test_a_queue_with_two_workers_loses_and_doubles_nothing(done: Repository, nu
     require_runs(done, finished)
 
 
+def start_workers(repository: Repository) -> None:
+    """Start two workers, without waiting for them to close the pipe that they inherit."""
+    assert repository.start("dvc", "queue", "start", "--jobs", "2").wait() == 0
+
+
 def require_runs(repository: Repository, names: list[str]) -> None:
     """Fail where an experiment has no run, or two, or one that names another network; or the cache is damaged."""
     store = open_store(repository.root)
@@ -101,12 +106,12 @@ def work_off(repository: Repository, num_kills: int) -> Counter[str]:
     DVC takes a task whose worker was killed for running, for ever: the end is also where nothing has run for a minute.
     """
     draw = random.Random(0)
-    repository.run("dvc", "queue", "start", "--jobs", "2")
+    start_workers(repository)
     newest_work = time.monotonic()
     next_kill = time.monotonic() + draw.uniform(5, 15)
     while (counts := status(repository))["Queued"] + counts["Running"] and time.monotonic() < newest_work + 60:
         if not (found := working(repository.root)):
-            repository.run("dvc", "queue", "start", "--jobs", "2")
+            start_workers(repository)
         elif num_kills and time.monotonic() > next_kill:
             draw.choice(found).send_signal(signal.SIGKILL)
             num_kills -= 1
