@@ -21,13 +21,19 @@ PLOTS = Path("data/plots")
 
 
 def main(settings: params.Params) -> None:
-    """Write metrics/, data/evaluation and data/plots."""
-    evaluate = settings.chosen.evaluate
+    """Write metrics/, data/evaluation and data/plots, and the run."""
+    with tracking.EvaluationRecord(root=stage.repository_root(), workspace=Path.cwd()) as record:
+        evaluate(settings, record)
+
+
+def evaluate(settings: params.Params, record: tracking.EvaluationRecord) -> None:
+    """Apply the trained network to the test images, measure, draw, and tell `record` what came out."""
+    recipe = settings.chosen.evaluate
     device = runtime.choose_device(settings.device)
-    runtime.require_precision(evaluate.precision, device)
-    runtime.make_deterministic(evaluate.num_threads, settings.determinism)
+    runtime.require_precision(recipe.precision, device)
+    runtime.make_deterministic(recipe.num_threads, settings.determinism)
     runtime.keep_memory()
-    environment = runtime.environment(device, evaluate.num_threads)
+    environment = runtime.environment(device, recipe.num_threads)
     weights = MODEL / "checkpoint.safetensors"
     trained = checkpoint.load(weights)
     checkpoint_md5 = tracking.file_md5(weights)
@@ -38,9 +44,9 @@ def main(settings: params.Params) -> None:
     logits = inference.predict_logits(
         trained.network().to(device),
         test.images.to(device),
-        evaluate.batch_size,
-        evaluate.precision,
-        evaluate.test_time_augmentation,
+        recipe.batch_size,
+        recipe.precision,
+        recipe.test_time_augmentation,
     )
     probabilities, labels = logits.softmax(1).cpu().numpy(), test.labels.numpy()
     measured = metrics.summarize(probabilities, labels, description.class_names)
@@ -51,17 +57,15 @@ def main(settings: params.Params) -> None:
     result = pictures.Result(title, description.class_names, probabilities, labels, measured, rows)
     pictures.draw_charts(result, PLOTS)
     chosen = {
-        "test_images": ("First test images", np.arange(min(evaluate.num_pictures, len(labels)))),
-        "mistakes": ("Most confident mistakes", pictures.most_confident_mistakes(result, evaluate.num_pictures)),
+        "test_images": ("First test images", np.arange(min(recipe.num_pictures, len(labels)))),
+        "mistakes": ("Most confident mistakes", pictures.most_confident_mistakes(result, recipe.num_pictures)),
     }
     for name, (heading, indices) in chosen.items():
         images = description.normalization.pixels(test.images[indices].numpy())
         pictures.draw_images(result, heading, images, indices, PLOTS / f"{name}.png")
     atomic.write_text(Path("metrics/environment.json"), json.dumps(environment, indent=2) + "\n")
     atomic.write_text(Path("metrics/evaluate.json"), json.dumps(measured, indent=2) + "\n")
-    tracking.record_evaluation(
-        root=stage.repository_root(),
-        workspace=Path.cwd(),
+    record.finish(
         parameters=settings.resolved(),
         data_md5=tracking.file_md5(PREPARED / prepared.DESCRIPTION),
         checkpoint_md5=checkpoint_md5,

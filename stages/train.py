@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from samebits import atomic, checkpoint, models, params, runtime, stage, tracking
 from samebits.data import prepared
-from samebits.training import history, loop, resume
+from samebits.training import history, loop, resume, turns
 
 PREPARED = Path("data/prepared")
 MODEL = Path("data/model")
@@ -62,8 +62,10 @@ def main(settings: params.Params) -> None:
             # The last point stays until DVC has recorded the result: killed before, it trains nothing again.
             if points.is_due() or step == num_steps:
                 points.save(step, {"training": state(), "run_id": record.run_id})
+            turn.offer()
 
-        with record:
+        turn = turns.Turn(recipe.train.num_threads if device.type == "cpu" else 0)
+        with record, turn.taken():
             rows = loop.train(
                 network,
                 data,

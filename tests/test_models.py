@@ -67,10 +67,13 @@ def test_other_images_and_classes_fit(name: str, image_shape: tuple[int, int, in
     assert len(logits.unique(dim=0)) == 5  # every image has its own
 
 
-@pytest.mark.parametrize("image_shape", [(3, 15, 32), (3, 32, 15), (1, 8, 8), (3, 2, 2)])
-def test_images_too_small_for_the_lab_network_are_refused(image_shape: tuple[int, int, int]) -> None:
-    with pytest.raises(UserError, match=f"^.*lab.*at least 16x16.*{image_shape[1]}x{image_shape[2]}.*$"):
-        build("lab", image_shape)
+@pytest.mark.parametrize("image_shape", [(3, 8, 32), (3, 32, 8), (1, 8, 8), (3, 2, 2)])
+@pytest.mark.parametrize(("name", "least"), [("lab", 16), ("speed", 9)])
+def test_images_too_small_for_a_network_are_refused(name: str, least: int, image_shape: tuple[int, int, int]) -> None:
+    given = f"{image_shape[1]}x{image_shape[2]}"
+    with pytest.raises(UserError, match=f"^.*{name}.*at least {least}x{least}.*{given}.*$"):
+        build(name, image_shape)
+    build(name, (image_shape[0], least, least))
     build("linear", image_shape)
 
 

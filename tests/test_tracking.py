@@ -17,11 +17,11 @@ import pytest
 
 from samebits.repository import git
 from samebits.tracking import (
+    EvaluationRecord,
     TrainingRecord,
     content_md5,
     find_run,
     open_store,
-    record_evaluation,
     runs,
     tracking_uri,
 )
@@ -60,6 +60,18 @@ with TrainingRecord(root=root, workspace=root, parameters=parameters, data_md5="
         time.sleep(60)
     record.finish(checkpoint_md5=str(seed) * 32, history=[])
 print("trained")
+"""
+
+# A stage's evaluation that does not come to its end: argv is root, how it fails.
+EVALUATION = """
+import os, signal, sys
+from pathlib import Path
+from samebits.tracking import EvaluationRecord
+with EvaluationRecord(root=Path(sys.argv[1]), workspace=Path(sys.argv[1])):
+    print("begun", flush=True)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.exit("the networks outputs are no numbers")
 """
 
 # Trainings with the seeds of argv[2] that reach the store in one moment: forked with MLflow imported already.
@@ -136,16 +148,15 @@ def _train(root: Path, parameters: dict[str, Any] = PARAMETERS, reported: list[d
 
 
 def _evaluate(root: Path, parameters: dict[str, Any] = PARAMETERS, artifacts: list[Path] | None = None) -> None:
-    record_evaluation(
-        root=root,
-        workspace=root,
-        parameters=parameters,
-        data_md5=DATA,
-        checkpoint_md5=CHECKPOINT,
-        metrics=METRICS,
-        history=HISTORY,
-        artifacts=artifacts or [],
-    )
+    with EvaluationRecord(root=root, workspace=root) as record:
+        record.finish(
+            parameters=parameters,
+            data_md5=DATA,
+            checkpoint_md5=CHECKPOINT,
+            metrics=METRICS,
+            history=HISTORY,
+            artifacts=artifacts or [],
+        )
 
 
 def _runs(store: Store) -> list[Any]:
@@ -448,6 +459,17 @@ def test_an_evaluation_without_a_store_costs_a_warning(
     output, errors = capfd.readouterr()
     assert output == "" and "secret" not in errors and len(errors.splitlines()) == 1
     assert errors.startswith("warning: MLflow did not record this evaluation (")
+
+
+@pytest.mark.parametrize(("end", "errors"), [("failed", "the networks outputs are no numbers\n"), ("killed", "")])
+def test_an_evaluation_that_does_not_end_writes_nothing_and_leaves_nobody(root: Path, end: str, errors: str) -> None:
+    _train(root)
+    before = _only_run(root).to_dictionary()
+    command = [sys.executable, "-c", EVALUATION, str(root), end]
+    # The process that would have written holds these pipes too: both reach their end only when it is gone.
+    ended = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(SOURCE)}, capture_output=True, timeout=60)
+    assert (ended.stdout, ended.stderr) == (b"begun\n", errors.encode())
+    assert _only_run(root).to_dictionary() == before
 
 
 def test_a_corrupt_database_costs_a_warning(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def load(path: Path) -> Params:
         raise UserError(f"{path.name} is not UTF-8 text: byte {error.start} cannot be read") from None
     try:
         # The parser that DVC reads the file with, so that both see the same values (1e-3 is a number, `no` a string).
-        values = YAML(typ="safe", pure=True).load(text)
+        values = YAML(typ="safe").load(text)
     except YAMLError as error:
         raise UserError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

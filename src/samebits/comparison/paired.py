@@ -108,10 +108,7 @@ def paired_difference(only_a: int, only_b: int, number: int) -> Estimate:
 
 def _share(right: int, number: int) -> Estimate:
     """Estimate an accuracy; the interval is Wilson's (1927)."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    low, high = proportion_confint(right, number, alpha=ALPHA, method="wilson")
-    return Estimate(right / number, float(low), float(high))
+    return Estimate(right / number, *metrics.wilson_interval(right, number))
 
 
 def _losses(a: Predictions, b: Predictions) -> tuple[Estimate, Estimate, Estimate]:

@@ -6,13 +6,23 @@ import torch
 from torch import nn
 
 from samebits import params
+from samebits.errors import UserError
 from samebits.generators import derived_seed
 from samebits.models.initialization import initialize
 
 
 def build(model: params.Model, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> nn.Module:
-    """Build and initialize a network that maps float32 (N, channels, height, width) to logits (N, num_classes)."""
+    """Build and initialize a network that maps float32 (N, channels, height, width) to logits (N, num_classes).
+
+    Raises UserError for images that are smaller than the network can take.
+    """
     module = importlib.import_module(f"{__name__}.{model.name}")
+    _, height, width = image_shape
+    if min(height, width) < module.MIN_SIDE:
+        raise UserError(
+            f"the network {model.name} needs images of at least {module.MIN_SIDE}x{module.MIN_SIDE} pixels, "
+            f"not {height}x{width}: set model.name of this recipe in params.yaml to linear"
+        )
     # PyTorch's own initialization draws from the global CPU generator: seeded for this purpose, and put back afterwards.
     # (torch.manual_seed would seed those of the GPUs as well.)
     with torch.random.fork_rng(devices=[]):

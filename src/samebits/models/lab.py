@@ -4,8 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from samebits.errors import UserError
-
 MIN_SIDE = 16  # pixels; the two convolutions and poolings leave nothing of a smaller image
 
 
@@ -15,11 +13,6 @@ class Network(nn.Module):
     def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
         channels, height, width = image_shape
-        if min(height, width) < MIN_SIDE:
-            raise UserError(
-                f"the network lab needs images of at least {MIN_SIDE}x{MIN_SIDE} pixels, not {height}x{width}: "
-                "set model.name of this recipe in params.yaml to linear"
-            )
         self.conv1 = nn.Conv2d(channels, 6, 5)
         self.pool = nn.MaxPool2d(2)
         self.conv2 = nn.Conv2d(6, 16, 5)

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import nn
 
+MIN_SIDE = 1  # pixels
+
 
 class Network(nn.Module):
     """One fully connected layer from all pixels to the classes."""

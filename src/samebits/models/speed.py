@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from samebits.errors import UserError
-
 MIN_SIDE = 9  # pixels; less is nothing after the three poolings
 NUM_WHITENED = 5000  # images whose patches the whitening filters are made from
 _WIDTHS = (64, 256, 256)
@@ -54,12 +52,7 @@ class Network(nn.Module):
 
     def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
-        channels, height, width = image_shape
-        if min(height, width) < MIN_SIDE:
-            raise UserError(
-                f"the network speed needs images of at least {MIN_SIDE}x{MIN_SIDE} pixels, not {height}x{width}: "
-                "set model.name of this recipe in params.yaml to linear"
-            )
+        channels = image_shape[0]
         self.whitening = nn.Conv2d(channels, 2 * channels * _PATCH_SIDE**2, _PATCH_SIDE)
         self.whitening.weight.requires_grad = False
         widths = (self.whitening.out_channels, *_WIDTHS)

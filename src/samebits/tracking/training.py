@@ -1,20 +1,18 @@
-"""What the stages call. Training and evaluation never depend on MLflow: a failure costs one warning line."""
+"""A training's run, written while it goes on."""
 
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
-from samebits.tracking import results, runs
-from samebits.tracking.errors import short
+from samebits.tracking import runs
+from samebits.tracking.attempt import WAIT_SECONDS, Attempt
 from samebits.tracking.store import Store, open_store, quiet_mlflow
 
 FLUSH_SECONDS = 3.0
-WAIT_SECONDS = 60.0
 # Whoever interrupts a training, or sees it fail, does not want to wait for its record.
 WAIT_SECONDS_AFTER_FAILURE = 10.0
 
@@ -47,7 +45,7 @@ class TrainingRecord:
         self._status = "FAILED"
         self._checkpoint_md5 = ""
         self._history: list[Mapping[str, Any]] = []
-        self._attempt = _Attempt(self._record)
+        self._attempt = Attempt("this training", self._record)
 
     def __enter__(self) -> Self:
         quiet_mlflow()
@@ -72,11 +70,9 @@ class TrainingRecord:
             self._status = "KILLED"
         self._ended.set()
         if self._status == "FINISHED":
-            reason = self._attempt.wait(WAIT_SECONDS)
-            _warn("this training", reason, "; the result itself is complete")
+            self._attempt.wait(WAIT_SECONDS, "; the result itself is complete")
         else:
-            reason = self._attempt.wait(WAIT_SECONDS_AFTER_FAILURE)
-            _warn("this training", reason)
+            self._attempt.wait(WAIT_SECONDS_AFTER_FAILURE)
 
     def _record(self) -> None:
         origin = runs.origin_of_workspace(self._workspace)
@@ -110,76 +106,6 @@ class TrainingRecord:
         while not self._reports.empty():
             rows.append(self._reports.get())
         runs.log_rows(store, run_id, rows, logged)
-
-
-def record_evaluation(
-    *,
-    root: Path,
-    workspace: Path,
-    parameters: Mapping[str, Any],
-    data_md5: str,
-    checkpoint_md5: str,
-    metrics: Mapping[str, Any],
-    history: Iterable[Mapping[str, Any]],
-    artifacts: Iterable[Path] = (),
-    environment: Mapping[str, Any] | None = None,
-) -> None:
-    """Write the evaluation's metrics and pictures to the run of this result; create it where there is none.
-
-    There is none when only the evaluation changed, when DVC restored the training from its cache, and when
-    the database was lost: the new run then gets the whole history. Calling this again changes nothing.
-    """
-
-    def record() -> None:
-        origin = runs.origin_of_workspace(workspace)
-        result = results.Result(
-            parameters=parameters,
-            data_md5=data_md5,
-            checkpoint_md5=checkpoint_md5,
-            environment=environment or {},
-            metrics=metrics,
-            history=list(history),
-            pictures={path.name: path.read_bytes() for path in artifacts},
-            outputs=results.outputs_of_workspace(workspace),
-        )
-        store = open_store(root)
-        runs.close_abandoned(store)
-        results.write(store, result, origin)
-
-    quiet_mlflow()
-    attempt = _Attempt(record)
-    attempt.start()
-    _warn("this evaluation", attempt.wait(WAIT_SECONDS), "; the result itself is complete")
-
-
-class _Attempt:
-    """Work on a thread of its own, which may fail or hang without harm to the program."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self._work = work
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def wait(self, seconds: float) -> str | None:
-        """Wait until the work is done, at most `seconds`; why it is not done, in a few words."""
-        self._thread.join(seconds)
-        if self._thread.is_alive():
-            return f"not done after {seconds:.0f} s"
-        return None if self._error is None else short(self._error)
-
-    def _run(self) -> None:
-        try:
-            self._work()
-        except BaseException as error:
-            self._error = error
-
-
-def _warn(what: str, reason: str | None, reassurance: str = "") -> None:
-    if reason is not None:
-        print(f"warning: MLflow did not record {what} ({reason}){reassurance}", file=sys.stderr)
 
 
 def _now() -> int:

@@ -1,0 +1,90 @@
+"""Trainings that share a machine take turns: real processes, which note when they compute."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src"
+ALL_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+# Computes for argv[2] seconds with argv[1] threads, offering its turn all the while; a line for each moment it computes.
+TRAINING = """
+import sys, time
+from samebits.training import turns
+turns.TURN_SECONDS, turns.WAIT_SECONDS = 0.2, float(sys.argv[3])
+computed, turn = 0.0, turns.Turn(int(sys.argv[1]))
+with turn.taken():
+    while computed < float(sys.argv[2]):
+        began = time.monotonic()
+        time.sleep(0.05)
+        computed += 0.05
+        print(began, time.monotonic(), flush=True)
+        turn.offer()
+"""
+Moments = list[tuple[float, float]]
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(SOURCE))
+
+
+def _start(num_threads: int, seconds: float, wait_seconds: float = 60.0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", TRAINING, str(num_threads), str(seconds), str(wait_seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def _moments(training: subprocess.Popen[str]) -> Moments:
+    output, _ = training.communicate(timeout=60)
+    assert training.returncode == 0
+    return [(float(began), float(ended)) for began, ended in map(str.split, output.splitlines())]
+
+
+def _overlap(one: Moments, other: Moments) -> bool:
+    return any(a < d and c < b for a, b in one for c, d in other)
+
+
+def _num_turns(one: Moments, other: Moments) -> int:
+    """Count how often the word passed from one to the other."""
+    who = [name for _, name in sorted([(began, "one") for began, _ in one] + [(began, "other") for began, _ in other])]
+    return sum(before != after for before, after in pairwise(who))
+
+
+def test_trainings_that_need_all_cores_take_turns() -> None:
+    one, other = map(_moments, [_start(ALL_CORES, 2.0), _start(ALL_CORES + 5, 2.0)])
+    assert not _overlap(one, other)
+    assert _num_turns(one, other) >= 4  # neither waits until the other has ended
+
+
+@pytest.mark.skipif(ALL_CORES < 2, reason="needs two cores")
+def test_trainings_with_cores_for_both_do_not_wait() -> None:
+    one, other = map(_moments, [_start(1, 2.0), _start(1, 2.0)])
+    assert _overlap(one, other)
+
+
+def test_a_killed_training_gives_its_turn_back() -> None:
+    with _start(ALL_CORES, 60.0) as killed:
+        assert killed.stdout is not None and killed.stdout.readline()
+        killed.send_signal(signal.SIGSTOP)  # it cannot offer its turn any more
+        other = _start(ALL_CORES, 0.1)
+        time.sleep(1.0)
+        assert other.poll() is None
+        killed.send_signal(signal.SIGKILL)
+        assert _moments(other)
+
+
+def test_nobody_waits_for_ever_for_a_stopped_training() -> None:
+    with _start(ALL_CORES, 60.0) as stopped:
+        assert stopped.stdout is not None and stopped.stdout.readline()
+        stopped.send_signal(signal.SIGSTOP)
+        try:
+            assert _moments(_start(ALL_CORES, 0.1, wait_seconds=1.0))
+        finally:
+            stopped.kill()
