@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from samebits.data.augmentation import Augmentation
+from samebits.training.augmentation import Augmentation
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(200, 3, 8, 10, generator=torch.Generator().manual_seed(0)).half()

@@ -2,6 +2,5 @@
 
 import os
 
-# OpenMP reads it when torch is imported. Threads that wait then leave the cores to others: two trainings of two threads on
-# two cores take twice the time of one, not many times.
+# OpenMP reads it when torch is imported. Threads that wait then leave the cores to others.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -18,10 +18,11 @@ def build(model: params.Model, image_shape: tuple[int, int, int], num_classes: i
     """
     module = importlib.import_module(f"{__name__}.{model.name}")
     _, height, width = image_shape
-    if min(height, width) < module.MIN_SIDE:
+    least: int | None = getattr(module, "MIN_SIDE", None)
+    if least and min(height, width) < least:
         raise UserError(
-            f"the network {model.name} needs images of at least {module.MIN_SIDE}x{module.MIN_SIDE} pixels, "
-            f"not {height}x{width}: set model.name of this recipe in params.yaml to linear"
+            f"the network {model.name} needs images of at least {least}x{least} pixels, not {height}x{width}: "
+            "set model.name of this recipe in params.yaml to linear"
         )
     # PyTorch's own initialization draws from the global CPU generator: seeded for this purpose, and put back afterwards.
     # (torch.manual_seed would seed those of the GPUs as well.)

@@ -5,8 +5,6 @@ import math
 import torch
 from torch import nn
 
-MIN_SIDE = 1  # pixels
-
 
 class Network(nn.Module):
     """One fully connected layer from all pixels to the classes."""

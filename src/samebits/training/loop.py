@@ -12,13 +12,13 @@ from torch import nn
 from tqdm import tqdm
 
 from samebits import params
-from samebits.data.augmentation import Augmentation
 from samebits.data.prepared import Split
 from samebits.errors import UserError
 from samebits.evaluation.inference import loss_and_accuracy
 from samebits.generators import generator
 from samebits.models import speed
 from samebits.training import optimizers
+from samebits.training.augmentation import Augmentation
 from samebits.training.history import Report
 
 # Images gathered and converted at once, and trained between two moments at which the training can be resumed.
