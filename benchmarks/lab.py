@@ -3,13 +3,9 @@
 import time
 from pathlib import Path
 
-import torch
-
-from benchmarks import lab_script
+from benchmarks import drawn, lab_script
 from benchmarks.measure import Measure, Row, in_turn, ratio
 from samebits import models, params, runtime
-from samebits.data import normalization, shapes
-from samebits.data.prepared import Split
 from samebits.training import loop
 
 NUM_IMAGES = 20_000
@@ -39,15 +35,13 @@ def _recipe(num_images: int) -> Measure:
     chosen = params.load(Path("params.yaml")).recipes["lab"]
     runtime.make_deterministic(chosen.train.num_threads)
     runtime.keep_memory()
-    images, labels = shapes.draw(num_images, 0, "train", progress=False)
-    tensor = torch.from_numpy(normalization.of_images("per_channel", images).apply(images))
-    data = Split(tensor, torch.from_numpy(labels))
+    data = drawn.training_images(num_images)
     once = chosen.train.model_copy(update={"num_epochs": 1})
 
     def measure() -> float:
-        network = models.build(chosen.model, (3, 32, 32), len(shapes.CLASS_NAMES), 0)
+        network = models.build(chosen.model, drawn.IMAGE_SHAPE, drawn.NUM_CLASSES, 0)
         began = time.perf_counter()
-        loop.train(network, data, Split(data.images[:0], data.labels[:0]), once, 0, lambda *_: None)
+        loop.train(network, data, drawn.nothing(data), once, 0, lambda *_: None)
         return time.perf_counter() - began
 
     return measure

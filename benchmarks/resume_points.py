@@ -5,12 +5,9 @@ import time
 from functools import partial
 from pathlib import Path
 
-import torch
-
+from benchmarks import drawn
 from benchmarks.measure import Measure, Row, in_turn, ratio
 from samebits import models, params, runtime
-from samebits.data import normalization, shapes
-from samebits.data.prepared import Split
 from samebits.training import loop, resume
 
 NUM_IMAGES = 16_000
@@ -23,13 +20,11 @@ def training(every_seconds: float | None) -> Measure:
     """
     recipe = params.load(Path("params.yaml")).recipes["lab"]
     runtime.make_deterministic(recipe.train.num_threads)
-    images, labels = shapes.draw(NUM_IMAGES, 0, "train", progress=False)
-    tensor = torch.from_numpy(normalization.of_images("per_channel", images).apply(images))
-    data = Split(tensor, torch.from_numpy(labels))
+    data = drawn.training_images(NUM_IMAGES)
     once = recipe.train.model_copy(update={"num_epochs": 1})
 
     def measure() -> float:
-        network = models.build(recipe.model, (3, 32, 32), len(shapes.CLASS_NAMES), 0)
+        network = models.build(recipe.model, drawn.IMAGE_SHAPE, drawn.NUM_CLASSES, 0)
         with tempfile.TemporaryDirectory(dir=".") as folder:
             points = resume.ResumePoints(Path(folder), "benchmark", every_seconds or 0.0)
             Path(folder, "benchmark").mkdir()
@@ -38,9 +33,8 @@ def training(every_seconds: float | None) -> Measure:
                 if points.is_due():
                     points.save(step, {"training": state(), "run_id": None})
 
-            nothing = Split(data.images[:0], data.labels[:0])
             began = time.process_time()
-            loop.train(network, data, nothing, once, 0, lambda *_: None, pause if every_seconds else None)
+            loop.train(network, data, drawn.nothing(data), once, 0, lambda *_: None, pause if every_seconds else None)
             return time.process_time() - began
 
     return measure

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from benchmarks import drawn
 from benchmarks.measure import NUM_ROUNDS, Measure, Row, in_turn, ratio
 from samebits import models, params, runtime
-from samebits.data import normalization, shapes
 from samebits.data.prepared import Split
 from samebits.training import loop
 
@@ -46,9 +46,7 @@ def recipe(is_small: bool, is_whitening_trained: bool, num_threads: int | None =
     assert chosen.train.muon is not None and chosen.train.resizing is not None
     runtime.make_deterministic(num_threads or chosen.train.num_threads)
     runtime.keep_memory()
-    images, labels = shapes.draw(NUM_STEPS * chosen.train.batch_size, 0, "train", progress=False)
-    tensor = torch.from_numpy(normalization.of_images("per_channel", images).apply(images))
-    data = Split(tensor, torch.from_numpy(labels))
+    data = drawn.training_images(NUM_STEPS * chosen.train.batch_size)
     # A linear schedule that ends with the first step, or not here: with it, or without, the whitening bias is trained.
     rest = chosen.train.muon.model_copy(update={"whitening_bias_num_epochs": 1000 if is_whitening_trained else 1})
     settings = chosen.train.model_copy(
@@ -62,10 +60,10 @@ def recipe(is_small: bool, is_whitening_trained: bool, num_threads: int | None =
         data = Split(data.images[: settings.batch_size], data.labels[: settings.batch_size])
 
     def measure() -> float:
-        network = models.build(chosen.model, (3, 32, 32), len(shapes.CLASS_NAMES), 0)
+        network = models.build(chosen.model, drawn.IMAGE_SHAPE, drawn.NUM_CLASSES, 0)
         moments = []
-        nothing = Split(data.images[:0], data.labels[:0])
-        loop.train(network, data, nothing, settings, 0, lambda *_: None, lambda *_: moments.append(time.perf_counter()))
+        none = drawn.nothing(data)
+        loop.train(network, data, none, settings, 0, lambda *_: None, lambda *_: moments.append(time.perf_counter()))
         seconds = [after - before for before, after in pairwise(moments)]
         return settings.batch_size / statistics.mean(seconds)
 
