@@ -13,6 +13,8 @@ from samebits.tracking.attempt import WAIT_SECONDS, Attempt
 from samebits.tracking.store import Store, open_store, quiet_mlflow
 
 FLUSH_SECONDS = 3.0
+# MLflow's import would hold up the first step, which imports much itself: on one interpreter neither gets on.
+START_SECONDS = 2.0
 # Whoever interrupts a training, or sees it fail, does not want to wait for its record.
 WAIT_SECONDS_AFTER_FAILURE = 10.0
 
@@ -75,6 +77,7 @@ class TrainingRecord:
             self._attempt.wait(WAIT_SECONDS_AFTER_FAILURE)
 
     def _record(self) -> None:
+        self._ended.wait(START_SECONDS)
         origin = runs.origin_of_workspace(self._workspace)
         description = runs.describe(origin, self._parameters, self._data_md5, self._environment)
         store = open_store(self._root)
