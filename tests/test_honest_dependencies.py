@@ -49,7 +49,11 @@ def opened(repository: Repository, folder: Path, recipe: str) -> dict[str, set[s
 
 def is_only_a_docstring(path: Path) -> bool:
     """Whether a file is the __init__ of a package in which nothing happens."""
-    return path.name == "__init__.py" and all(isinstance(each, ast.Expr) for each in ast.parse(path.read_text()).body)
+    if path.name != "__init__.py":
+        return False
+    return all(
+        isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant) for each in ast.parse(path.read_text()).body
+    )
 
 
 def undeclared(stage: str, definition: dict, files: set[str]) -> set[str]:
