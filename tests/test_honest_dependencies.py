@@ -20,13 +20,14 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 """
 # What decides no output: recording and bookkeeping (`test_outputs_do_not_depend_on_tracking` shows it), how a mistake is
-# said, whose turn it is.
+# said, whose turn it is, how threads wait.
 EXEMPT = (
     *("src/samebits/tracking/", "src/samebits/repository/", "mlflow.db", "mlartifacts/"),
     *("src/samebits/errors.py", "src/samebits/training/turns.py", ".samebits/", ".git/", "params.yaml"),
+    "src/samebits/__init__.py",
 )
-# Read by evaluate for its MLflow run alone.
-EXEMPT_PICTURES = ("data/plots/",)
+# Of evaluate alone: it reads the pictures for its MLflow run, and forgets the resume points of the training.
+EXEMPT_IN_EVALUATE = ("data/plots/", "src/samebits/training/resume.py")
 # Code that only some values of params.yaml make a stage import.
 CHOSEN_BY_PARAMETERS = ("data/cifar10.py", "data/vision.py", "models/lab.py", "models/linear.py", "models/speed.py")
 CHOSEN_BY_PARAMETERS += ("data/decoding.py", "data/files.py", "data/folder.py", "data/images.py")
@@ -61,7 +62,7 @@ def undeclared(stage: str, definition: dict, files: set[str]) -> set[str]:
     declared = [*definition["deps"]]
     for kind in ("outs", "metrics", "plots"):
         declared += [entry if isinstance(entry, str) else next(iter(entry)) for entry in definition.get(kind, [])]
-    exempt = EXEMPT + (EXEMPT_PICTURES if stage == "evaluate" else ())
+    exempt = EXEMPT + (EXEMPT_IN_EVALUATE if stage == "evaluate" else ())
     return {
         name
         for name in files

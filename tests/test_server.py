@@ -29,9 +29,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracking
 
 
 def runs() -> dict[str, Any]:
-    """Give the runs on the server by their seeds."""
+    """Give the runs on the server by their seeds; a run that only just began has no parameters yet."""
     store = open_store(Path.cwd())
-    found = store.client.search_runs([store.experiment_id])
+    found = [run for run in store.client.search_runs([store.experiment_id]) if "seed" in run.data.params]
     assert len({run.data.params["seed"] for run in found}) == len(found)
     return {run.data.params["seed"]: run for run in found}
 

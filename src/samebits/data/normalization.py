@@ -4,12 +4,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samebits.data.raw import Images
 from samebits.errors import UserError
+
+if TYPE_CHECKING:
+    from samebits.data.raw import Images
 
 _CHUNK_BYTES = 2**22
 
@@ -46,7 +49,7 @@ class Normalization:
         return [((x - mean) / std).astype(np.float16) for mean, std in zip(self.mean, self.std, strict=True)]
 
 
-def of_images(kind: str, images: Images) -> Normalization:
+def of_images(kind: str, images: "Images") -> Normalization:
     """Give the normalization of `kind` (per_channel, half, none) for training images (N, height, width, channels).
 
     per_channel takes mean and standard deviation over all pixels of a channel (Krizhevsky 2009 and the lab), from
@@ -72,7 +75,7 @@ def of_images(kind: str, images: Images) -> Normalization:
     return Normalization(means, stds)
 
 
-def _histograms(images: Images) -> NDArray[np.int64]:
+def _histograms(images: "Images") -> NDArray[np.int64]:
     """Count how often each channel has each of the 256 values: (channels, 256)."""
     num_channels = images.shape[-1]
     counts = np.zeros((num_channels, 256), dtype=np.int64)
@@ -82,7 +85,7 @@ def _histograms(images: Images) -> NDArray[np.int64]:
     return counts
 
 
-def chunks(images: Images) -> Iterator[NDArray[np.uint8]]:
+def chunks(images: "Images") -> Iterator[NDArray[np.uint8]]:
     """Give all images in parts of a few megabytes."""
     size = max(1, _CHUNK_BYTES // math.prod(images.shape[1:]))
     return (images[start : start + size] for start in range(0, len(images), size))

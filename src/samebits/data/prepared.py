@@ -10,15 +10,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from samebits import atomic
 from samebits.data.normalization import Normalization, chunks
-from samebits.data.raw import RawSplit
 from samebits.errors import UserError
+
+if TYPE_CHECKING:
+    from samebits.data.raw import RawSplit
 
 SPLITS = ("train", "validation", "test")
 DESCRIPTION = "dataset.json"
@@ -60,7 +62,7 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
 
-def write(folder: Path, description: Description, splits: dict[str, RawSplit]) -> None:
+def write(folder: Path, description: Description, splits: dict[str, "RawSplit"]) -> None:
     """Normalize and write every split of SPLITS to `folder`, then the description; each file whole or not at all."""
     digests = {}
     for name in SPLITS:
@@ -98,7 +100,7 @@ def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} is damaged ({error}): remove it and run `dvc repro`")
 
 
-def _write_split(path: Path, description: Description, split: RawSplit) -> str:
+def _write_split(path: Path, description: Description, split: "RawSplit") -> str:
     """Write a split as safetensors' own `save_file` would, byte for byte, but without holding its images; give its SHA-256."""
     digest = hashlib.sha256()
     with atomic.replacing(path) as temporary:
@@ -112,7 +114,7 @@ def _write_split(path: Path, description: Description, split: RawSplit) -> str:
     return digest.hexdigest()
 
 
-def _safetensors(description: Description, split: RawSplit) -> Iterator[bytes]:
+def _safetensors(description: Description, split: "RawSplit") -> Iterator[bytes]:
     """Give the bytes of a safetensors file, whose format is eight bytes with the length of a JSON header, it, and the data."""
     labels = split.labels.astype("<i8").tobytes()
     shape = [len(split), *description.image_shape]
