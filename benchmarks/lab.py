@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from benchmarks import drawn, lab_script
-from benchmarks.measure import Measure, Row, in_turn, ratio
+from benchmarks.measure import NUM_SHORT_ROUNDS, Measure, Row, in_turn, ratio
 from samebits import models, params, runtime
 from samebits.training import loop
 
@@ -50,7 +50,8 @@ def _recipe(num_images: int) -> Measure:
 def rows() -> list[Row]:
     """Give the rows of the lab."""
     seconds = in_turn({"the lab's script": script, "the lab recipe": recipe})
-    scaled = in_turn({"images x 1": few_images, "images x 2": half_of_the_images, "images x 4": recipe})
+    sides = {"images x 1": few_images, "images x 2": half_of_the_images, "images x 4": recipe}
+    scaled = in_turn(sides, NUM_SHORT_ROUNDS)
     return [
         ratio("the lab's script / lab recipe, 20,000 images", "recipe", *seconds.values()),
         ratio("lab: 2 x the images", "1 x", scaled["images x 2"], scaled["images x 1"]),

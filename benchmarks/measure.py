@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 NUM_ROUNDS = 3
+NUM_SHORT_ROUNDS = 9  # of what takes seconds, and varies by more than is to be seen
 
 Measure = Callable[[], float]  # gives seconds, or a rate
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import drawn
-from benchmarks.measure import Measure, Row, in_turn, ratio
+from benchmarks.measure import NUM_SHORT_ROUNDS, Measure, Row, in_turn, ratio
 from samebits import models, params, runtime
 from samebits.training import loop, resume
 
@@ -44,7 +44,7 @@ def rows() -> list[Row]:
     """Give the rows of the resume points."""
     usual = params.load(Path("params.yaml")).checkpoint_every_seconds
     sides = {"usual": partial(training, usual), "often": partial(training, 1.0), "none": partial(training, None)}
-    seconds = in_turn(sides, num_rounds=5)
+    seconds = in_turn(sides, NUM_SHORT_ROUNDS)
     return [
         ratio(f"lab: a resume point every {usual:g} s / none", "none", seconds["usual"], seconds["none"]),
         ratio("lab: a resume point every second / none", "none", seconds["often"], seconds["none"]),

@@ -13,13 +13,12 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks import lab_script
-from benchmarks.measure import NUM_ROUNDS, Row, ratio
+from benchmarks.measure import NUM_ROUNDS, NUM_SHORT_ROUNDS, Row, ratio
 from samebits import params
 
 EMPTY_PIPELINE = {
     "stages": {name: {"cmd": f"echo {name} > {name}", "outs": [name]} for name in ("one", "two", "three")}
 }
-NUM_SHORT_ROUNDS = 15  # of what takes a second
 
 
 def rows() -> list[Row]:
