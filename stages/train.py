@@ -11,9 +11,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code
 
 from tqdm import tqdm
 
-from samebits import atomic, checkpoint, models, params, runtime, stage, tracking
+from samebits import atomic, checkpoint, models, params, runtime, stage, tracking, turns
 from samebits.data import prepared
-from samebits.training import history, loop, resume, turns
+from samebits.training import history, loop, resume
 
 PREPARED = Path("data/prepared")
 MODEL = Path("data/model")

@@ -16,7 +16,7 @@ ALL_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") els
 # Computes for argv[2] seconds with argv[1] threads, offering its turn all the while; a line for each moment it computes.
 TRAINING = """
 import sys, time
-from samebits.training import turns
+from samebits import turns
 turns.TURN_SECONDS, turns.WAIT_SECONDS = 0.2, float(sys.argv[3])
 computed, turn = 0.0, turns.Turn(int(sys.argv[1]))
 with turn.taken():

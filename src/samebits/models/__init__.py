@@ -8,7 +8,6 @@ from torch import nn
 from samebits import params
 from samebits.errors import UserError
 from samebits.generators import derived_seed
-from samebits.models.initialization import initialize
 
 
 def build(model: params.Model, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> nn.Module:
@@ -29,5 +28,25 @@ def build(model: params.Model, image_shape: tuple[int, int, int], num_classes: i
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derived_seed(seed, "initialization"))
         network: nn.Module = module.Network(image_shape, num_classes)
-        initialize(network, model.initialization)
+        _initialize(network, model.initialization)
     return network
+
+
+def _initialize(network: nn.Module, name: str) -> None:
+    """Set the weights of every convolution and fully connected layer in place, from the global generator.
+
+    pytorch: as the layers made them, uniform with bound 1 / sqrt(fan_in). partial_identity: as the network speed makes
+    its own. he: normal with variance 2 / fan_in, biases 0
+    (He et al., Delving Deep into Rectifiers, 2015, equation 10). zero: all 0, which cannot break the symmetry.
+    """
+    if name in ("pytorch", "partial_identity"):
+        return
+    for layer in network.modules():
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            continue
+        assert layer.bias is not None
+        if name == "he":
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        else:
+            nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
