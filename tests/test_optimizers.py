@@ -84,6 +84,22 @@ def test_learning_rates_fall_to_zero_and_finished_parameters_stand_still() -> No
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_the_direct_step_is_that_of_pytorch_to_the_bit(schedule: str) -> None:
+    ours, theirs = (torch.nn.Linear(3 * 32 * 32, 10) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    optimization = optimizers.build(settings(learning_rate=0.1, momentum=0.9, schedule=schedule), ours, num_steps=8)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, fused=True)
+    for step in range(8):
+        for network in (ours, theirs):
+            F.cross_entropy(network(images(20).flatten(1)), LABELS).backward()
+        optimizer.param_groups[0]["lr"] = 0.1 if schedule == "constant" else 0.1 * (1 - step / 8)
+        optimizer.step()
+        optimizer.zero_grad()
+        optimization.step()
+        assert all(map(torch.equal, ours.parameters(), theirs.parameters())), step
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
 def test_a_linear_schedule_scales_plain_sgd(schedule: str) -> None:
     weight = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(weight.weight)

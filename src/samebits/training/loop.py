@@ -85,6 +85,8 @@ class _Training:
         num_steps = settings.num_epochs * math.ceil(len(data) / settings.batch_size)
         self._optimization = optimizers.build(settings, network, num_steps)
         self._augmentation = Augmentation(settings.flip, settings.translate, len(data), seed, device=data.labels.device)
+        is_bfloat16 = settings.precision == "bfloat16"
+        self._autocast = torch.autocast(data.labels.device.type, torch.bfloat16, enabled=is_bfloat16)
         self._order = generator(seed, "order")
         self._order_of_epoch = self._order.get_state()  # as it was before the epoch's order was drawn
         self._running: list[torch.Tensor] = []  # losses of the mini-batches since the last report
@@ -150,7 +152,7 @@ class _Training:
             images.split(settings.batch_size), self._data.labels[indices].split(settings.batch_size), strict=True
         )
         for batch, labels in batches:
-            with torch.autocast(batch.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            with self._autocast:
                 loss = F.cross_entropy(self._network(batch), labels, label_smoothing=settings.label_smoothing)
             loss.backward()
             self._optimization.step()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.sgd import sgd as sgd_step
 
 from samebits import params
 from samebits.models import speed
@@ -21,15 +22,22 @@ class Optimization:
         self._optimizers = optimizers
         self._schedulers = schedulers
         self._filters = filters  # whose norm stays constant
+        self._parameters = [
+            each for optimizer in optimizers for group in optimizer.param_groups for each in group["params"]
+        ]
 
     def step(self) -> None:
         """Change the parameters by their gradients, let go of these, and let the learning rates fall."""
         with torch.no_grad():
             for weight in self._filters:
                 weight.mul_(len(weight) ** 0.5 / weight.norm())
-        for optimizer in self._optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+            for optimizer in self._optimizers:
+                if isinstance(optimizer, SGD) and optimizer.state:
+                    _step_directly(optimizer)
+                else:
+                    optimizer.step()
+        for parameter in self._parameters:
+            parameter.grad = None
         for scheduler in self._schedulers:
             scheduler.step()
         self._spare_gradients()
@@ -55,6 +63,24 @@ class Optimization:
         for scheduler, values in zip(self._schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(values)
         self._spare_gradients()
+
+
+def _step_directly(optimizer: SGD) -> None:
+    """Take the step of an optimizer that has momentum by now, without what PyTorch does around it for hooks and profilers."""
+    for group in optimizer.param_groups:
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        sgd_step(
+            parameters,
+            [parameter.grad for parameter in parameters],
+            [optimizer.state[parameter]["momentum_buffer"] for parameter in parameters],
+            fused=True,
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+        )
 
 
 def build(train: params.Train, network: nn.Module, num_steps: int) -> Optimization:
