@@ -13,8 +13,10 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks import lab_script
-from benchmarks.measure import NUM_ROUNDS, NUM_SHORT_ROUNDS, Row, ratio
+from benchmarks.measure import NUM_ROUNDS, Row, ratio
 from samebits import params
+
+NUM_REPRO_ROUNDS = 31  # of less than a second each, and a difference of a tenth of one is to be seen
 
 EMPTY_PIPELINE = {
     "stages": {name: {"cmd": f"echo {name} > {name}", "outs": [name]} for name in ("one", "two", "three")}
@@ -41,7 +43,7 @@ def rows() -> list[Row]:
         repro = ("dvc", "repro", "--quiet")
         seconds: dict[str, list[float]] = {"no-op": [], "empty": [], "empty, no statistics": []}
         # Before the stages run by hand: what they write DVC would hash anew.
-        for _ in range(NUM_SHORT_ROUNDS):
+        for _ in range(NUM_REPRO_ROUNDS):
             seconds["no-op"].append(_run(clone, *repro))
             seconds["empty"].append(_run(empty, *repro))
             time.sleep(2)  # a process that DVC left behind sends its statistics
