@@ -19,11 +19,11 @@ def watch(event, arguments):
         os.write(log, os.fsencode(f"{stage}\\t{os.path.realpath(os.fsdecode(arguments[0]))}\\n"))
 sys.addaudithook(watch)
 """
-# What decides no output: recording and bookkeeping (`test_outputs_do_not_depend_on_tracking` shows it), how a stage begins
-# and says a mistake, whose turn it is, how threads wait.
+# What decides no output: recording and bookkeeping (`test_outputs_do_not_depend_on_tracking` shows it), how a mistake is
+# said, whose turn it is, how threads wait.
 EXEMPT = (
     *("src/samebits/tracking/", "src/samebits/repository/", "mlflow.db", "mlartifacts/"),
-    *("src/samebits/__init__.py", "src/samebits/errors.py", "src/samebits/stage.py", "src/samebits/turns.py"),
+    *("src/samebits/__init__.py", "src/samebits/errors.py", "src/samebits/turns.py"),
     *(".samebits/", ".git/", "params.yaml"),
 )
 # Of evaluate alone: it reads the pictures for its MLflow run, and forgets the resume points of the training.
