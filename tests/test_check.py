@@ -629,6 +629,30 @@ def test_what_is_no_clone_is_one_clear_line(tmp_path: Path) -> None:
         checking.check(tmp_path, repair=False)
 
 
+def test_a_git_that_fails_is_wrong_and_the_others_are_looked_at_all_the_same(small: Repository, check: Any) -> None:
+    (small.root / ".git/index").write_bytes(b"garbage")
+    _, lines = check(small)
+    (line,) = marked("wrong", lines)
+    assert "index file smaller than expected" in line and line.endswith("run `git reset`, which changes no file")
+    assert any("all whole" in line for line in lines)
+    (small.root / ".git/index").unlink()
+    small.run("git", "reset", "--quiet")
+    assert check(small)[0] == 0 and small.status() == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a clone to another user")
+@pytest.mark.parametrize("command", ["check", "track", "share", "compare", "verify"])
+def test_a_clone_of_another_user_is_said_to_be_one(small: Repository, command: str) -> None:
+    for path in (small.root, small.root / ".git"):
+        os.chown(path, NOBODY, NOBODY)
+    arguments = {"compare": ["HEAD", "workspace"]}.get(command, [])
+    failed = small.run("samebits", command, *arguments, ok=False, GIT_CONFIG_GLOBAL=os.devnull)
+    assert failed.returncode == (2 if command in ("compare", "verify") else 1)
+    (line,) = [line for line in (failed.stdout + failed.stderr).splitlines() if "dubious ownership" in line]
+    assert line.endswith(f"if you trust its owner, run `git config --global --add safe.directory {small.root}`")
+    assert "no git repository" not in failed.stdout + failed.stderr and "Traceback" not in failed.stderr
+
+
 def test_a_configuration_that_dvc_cannot_read(fresh: Repository) -> None:
     (fresh.root / ".dvc/config").write_text("[core\n")
     with pytest.raises(UserError, match="DVC cannot read its configuration"):

@@ -48,7 +48,8 @@ def run(root: Path) -> int:
 def _run_on_shapes(root: Path, why: cifar10.CannotHave) -> int:
     """Run the same pipeline on `shapes`, as an experiment: what git tracks stays as it is."""
     print(f"{why.reason}: running on shapes, the embedded data, as an experiment instead.", file=sys.stderr)
-    state = hashlib.sha256((git.commit(root) or "").encode() + git.diff(root)).hexdigest()
+    head = git.commit(root)
+    state = hashlib.sha256(head.encode() + git.diff(root, head) if head else b"").hexdigest()
     name = f"shapes-{state[:7]}"
     is_known = name in pipeline.experiments(root)
     if not is_known and (code := pipeline.run_experiment(root, name, {"data.source": "shapes"})):

@@ -1,9 +1,17 @@
-"""What git knows of a workspace. Without git, or without a commit, there is nothing to know: no error."""
+"""What git knows of a workspace. Without a repository, or without a commit, there is nothing to know: no error.
 
+A git that is not installed, refuses or fails is no answer: every function then raises GitError.
+"""
+
+import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+from samebits.errors import UserError
 
 # Where commits are found: its own branches, others' that it has seen, tags.
 _BRANCHES = ("--branches", "--tags", "--remotes")
@@ -12,6 +20,18 @@ _EXPERIMENTS = "--glob=refs/exps"
 _NO_EXPERIMENTS = ("exec", "apply", "stash", "celery")
 # DVC writes these while it runs the pipeline: they are results, not what a result was made from.
 _WRITTEN_BY_DVC = (":!dvc.lock", ":!metrics")
+# Settings of the user's that would change a patch, and have no option of `git diff`.
+_PLAIN_SETTINGS = ("-c", "core.quotePath=true", "-c", "diff.suppressBlankEmpty=false")
+# The options for all others: colours, external viewers, prefixes, context and so on.
+_PLAIN_DIFF = (
+    *("--binary", "--full-index", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative", "--no-renames"),
+    *("--src-prefix=a/", "--dst-prefix=b/", "--submodule=short", "-O/dev/null", "--ita-invisible-in-index"),
+    *("--diff-algorithm=myers", "--indent-heuristic", "--unified=3", "--inter-hunk-context=0"),
+)
+
+
+class GitError(UserError):
+    """Git is not there, refuses or fails. Its text is one line: git's own reason, and what to do."""
 
 
 def top_folder(folder: Path) -> Path | None:
@@ -23,6 +43,8 @@ def top_folder(folder: Path) -> Path | None:
 def commit(workspace: Path, revision: str = "HEAD") -> str | None:
     """The full hash of a commit: the one that `workspace` stands on, or that `revision` names."""
     output = _git(workspace, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
+    if not output and revision == "HEAD":
+        _git(workspace, "log", "-1", "--format=")  # tells a branch without a commit from a damaged one
     return output.decode().strip() or None
 
 
@@ -73,33 +95,46 @@ def parent(workspace: Path, revision: str) -> str | None:
 
 
 def files(workspace: Path, revision: str) -> set[str]:
-    """The paths of all files of a commit."""
+    """The paths of all files of a commit; none if there is no such commit."""
+    if commit(workspace, revision) is None:
+        return set()
     listed = _git(workspace, "ls-tree", "-r", "-z", "--name-only", "--full-tree", revision)
     return set(listed.decode(errors="replace").split("\0")) - {""}
 
 
 @contextmanager
 def reader(workspace: Path) -> "Iterator[Reader]":
-    """Give a function that reads files of any revision by one process of git: much faster for many of them."""
-    command = ["git", "cat-file", "--batch"]
-    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
-    with subprocess.Popen(command, cwd=workspace, stdin=pipe, stdout=pipe, stderr=nowhere) as process:
-        yield Reader(process)
+    """Yield a function that reads files of any revision by one process of git: much faster for many of them."""
+    pipe = subprocess.PIPE
+    with tempfile.TemporaryFile() as errors, _running(workspace):
+        command = _command("cat-file", "--batch")
+        with subprocess.Popen(
+            command, cwd=workspace, env=_environment(), stdin=pipe, stdout=pipe, stderr=errors
+        ) as process:
+            yield Reader(workspace, process, errors)
 
 
 class Reader:
     """Reads objects by whatever names git has for them, as in `main:params.yaml`. Not for several threads."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, workspace: Path, process: "subprocess.Popen[bytes]", errors: BinaryIO) -> None:
+        self._workspace = workspace
         self._process = process
+        self._errors = errors
 
     def __call__(self, name: str) -> bytes | None:
-        """Give the content of a file; None where there is none."""
+        """Return the content of a file; None if there is none."""
         to_git, from_git = self._process.stdin, self._process.stdout
         assert to_git is not None and from_git is not None
-        to_git.write(name.encode() + b"\n")
-        to_git.flush()
-        words = from_git.readline().split()  # hash, type, size; or the name, and that it is missing
+        with suppress(BrokenPipeError):
+            os.write(to_git.fileno(), name.encode() + b"\n")
+        answer = from_git.readline()
+        if not answer:
+            self._process.wait()
+            self._errors.seek(0)
+            _require_nothing_to_know(self._workspace, self._errors.read())
+            return None
+        words = answer.split()  # hash, type, size; or the name, and that it is missing
         if len(words) != 3 or not words[2].isdigit():
             return None
         content = from_git.read(int(words[2]))
@@ -117,18 +152,25 @@ def tips(workspace: Path) -> dict[str, str]:
 
 def uncommitted(workspace: Path) -> list[str]:
     """The files that no commit holds as they are in `workspace`, also untracked ones."""
-    listed = _git(workspace, "status", "--porcelain", "--no-renames", "-z").decode(errors="replace")
+    listed = _git(workspace, "status", "--porcelain", "--untracked-files=normal", "--no-renames", "-z").decode(
+        errors="replace"
+    )
     return [entry[3:] for entry in listed.split("\0") if entry]
 
 
-def diff(workspace: Path, before: str = "HEAD", after: str | None = None) -> bytes:
+def diff(workspace: Path, before: str, after: str | None = None) -> bytes:
     """How the tracked files of `workspace`, or those of the commit `after`, differ from `before`, as a patch for `git apply`.
 
-    Leaves out untracked files, and dvc.lock and metrics/, which the run itself writes.
+    Leaves out untracked files, and dvc.lock and metrics/, which the run itself writes. The user's settings change nothing.
     """
-    # The user's own settings (pager colours, external viewers, prefixes) must not change the patch.
-    plain = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
-    return _git(workspace, "diff", *plain, before, *([after] if after else []), "--", ".", *_WRITTEN_BY_DVC)
+    commits = [before, *([after] if after else [])]
+    return _git(workspace, *_PLAIN_SETTINGS, "diff", *_PLAIN_DIFF, *commits, "--", ".", *_WRITTEN_BY_DVC)
+
+
+def read(workspace: Path, revision: str, path: str) -> bytes:
+    """The content of the file `path` of `revision`; empty if there is none."""
+    with reader(workspace) as read_object:
+        return read_object(f"{revision}:./{path}") or b""
 
 
 def _heads(workspace: Path) -> list[str]:
@@ -136,15 +178,55 @@ def _heads(workspace: Path) -> list[str]:
 
 
 def _git(workspace: Path, *arguments: str) -> bytes:
+    with _running(workspace):
+        done = subprocess.run(
+            _command(*arguments), cwd=workspace, env=_environment(), capture_output=True, stdin=subprocess.DEVNULL
+        )
+    if done.returncode == 0:
+        return done.stdout
+    if done.stderr:  # else it has only found nothing
+        _require_nothing_to_know(workspace, done.stderr)
+    return b""
+
+
+def _command(*arguments: str) -> list[str]:
     # No optional locks: a training that starts must not make a `git commit` beside it fail.
-    command = ["git", "--no-optional-locks", *arguments]
+    return ["git", "--no-optional-locks", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name != "GIT_DIFF_OPTS"}  # it wins over options
+    return kept | {"LC_ALL": "C"}  # reasons are told apart by their English words
+
+
+@contextmanager
+def _running(workspace: Path) -> Iterator[None]:
+    """Turn a git that cannot be started into a GitError."""
     try:
-        done = subprocess.run(command, cwd=workspace, capture_output=True, stdin=subprocess.DEVNULL)
-    except OSError:
-        return b""
-    return done.stdout if done.returncode == 0 else b""
+        yield
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        if error.filename not in ("git", str(workspace), workspace):
+            raise
+        reason = (
+            "install git, or set PATH to where it is" if error.filename == "git" else "go to a folder that is there"
+        )
+        raise GitError(f"git cannot be run ({error.strerror}: {error.filename}): {reason}") from None
 
 
-def read(workspace: Path, revision: str, path: str) -> bytes:
-    """The content of the file `path` of `revision`; empty where there is none."""
-    return _git(workspace, "show", f"{revision}:./{path}")
+def _require_nothing_to_know(workspace: Path, stderr: bytes) -> None:
+    """Raise GitError, unless git failed for want of a repository or of a first commit."""
+    lines = stderr.decode(errors="replace").splitlines()
+    reason = next((line for line in lines if line.startswith(("fatal: ", "error: "))), lines[0] if lines else "")
+    folders = [workspace.absolute(), *workspace.absolute().parents]
+    if "not a git repository" in reason.lower() and not any((folder / ".git").exists() for folder in folders):
+        return
+    if "does not have any commits yet" in reason:
+        return
+    offered = next((line.strip() for line in lines if line.strip().startswith("git config ")), None)
+    if offered:
+        remedy = f"if you trust its owner, run `{offered}`"
+    elif "index" in reason:
+        remedy = "move .git/index away and run `git reset`, which changes no file"
+    else:
+        remedy = "mend that; `git status` and `git fsck` say more"
+    raise GitError(f"git fails in {workspace} ({reason.partition(': ')[2] or reason or 'without a reason'}): {remedy}")

@@ -131,7 +131,7 @@ def _of_workspace(root: Path, read: git.Reader) -> State:
         # Whatever was edited since is not what gave the result; metrics are what it gave.
         recorded = _of_commit(root, "HEAD", head, None, read)
         return replace(recorded, read=lambda path: read_file(path) if path == _METRICS else recorded.read(path))
-    return State("the workspace", read_file, head, lambda: git.diff(root))
+    return State("the workspace", read_file, head, lambda: git.diff(root, head) if head else b"")
 
 
 def _record(state: State) -> Record | str:

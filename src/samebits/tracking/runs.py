@@ -72,7 +72,7 @@ def origin_of_workspace(workspace: Path) -> Origin:
     names = ("params.yaml", "dvc.yaml")
     files = {name: (workspace / name).read_bytes() for name in names if (workspace / name).is_file()}
     commit = git.commit(workspace)
-    patch = git.diff(workspace) if commit else b""
+    patch = git.diff(workspace, commit) if commit else b""
     return Origin(commit, patch, os.environ.get("DVC_EXP_NAME"), files, is_dirty=bool(patch))
 
 

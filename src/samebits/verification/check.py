@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -27,8 +28,9 @@ def check(root: Path, repair: bool) -> int:
     """
     root = root.resolve()
     settings = caches.settings(root)
-    if git.top_folder(root) is None:
-        raise UserError(f"{root} is in no git repository: clone samebits, do not copy it")
+    with suppress(git.GitError):  # a finding of its own
+        if git.top_folder(root) is None:
+            raise UserError(f"{root} is in no git repository: clone samebits, do not copy it")
     cache = caches.of(root).root
     are_hardlinks = bool(settings["core"].get("hardlink_lock"))
     if repair:
@@ -38,6 +40,7 @@ def check(root: Path, repair: bool) -> int:
 
     marks: Counter[str] = Counter()
     for findings in (
+        _git(root),
         _compute_pins(root),
         _other_pins(root),
         _torchvision(),
@@ -65,6 +68,12 @@ def _guarded(findings: Iterator[Finding]) -> Iterator[Finding]:
         yield Finding("wrong", f"a library cannot be imported ({error})", _INSTALL)
     except OSError as error:
         yield Finding("wrong", f"{error.filename or 'a file'} cannot be read ({error.strerror})", "make it readable")
+
+
+def _git(root: Path) -> Iterator[Finding]:
+    git.commit(root)
+    git.uncommitted(root)  # reads the index, the configuration and the commit
+    yield Finding("ok", "git reads this clone")
 
 
 def _compute_pins(root: Path) -> Iterator[Finding]:
