@@ -5,32 +5,39 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this script
 
-from samebits import atomic, params, stage
+from samebits import stage
+
+inputs = stage.begin(__file__)  # before anything else is imported
+
+from samebits import atomic
 from samebits.data import normalization, prepared, sources, splits
+from samebits.inputs import Inputs
 from samebits.reporting import figures
 
 NUM_PICTURES = 40
 
 
-def main(settings: params.Params) -> None:
+def main(inputs: Inputs) -> None:
     """Write data/prepared and a picture of the first training images."""
-    raw = sources.read(settings.data, stage.repository_root())
+    data = inputs.settings.data
+    inputs.seal()
+    raw = sources.read(data, stage.repository_root())
     train, validation = raw.train, raw.validation
     if validation is None:
-        train, validation = splits.cut_validation(train, settings.data.num_validation, settings.data.seed)
+        train, validation = splits.cut_validation(train, data.num_validation, data.seed)
     height, width, channels = train.images.shape[1:]
-    normalized = normalization.of_images(settings.data.normalization, train.images)
-    description = prepared.Description(settings.data.source, raw.class_names, (channels, height, width), normalized)
+    normalized = normalization.of_images(data.normalization, train.images)
+    description = prepared.Description(data.source, raw.class_names, (channels, height, width), normalized)
     parts = {"train": train, "validation": validation, "test": raw.test}
     prepared.write(Path("data/prepared"), description, parts)
     captions = [raw.class_names[label] for label in train.labels[:NUM_PICTURES]]
     with atomic.replacing(Path("data/plots/samples.png")) as path:
-        title = f"The first training images of {settings.data.source}"
+        title = f"The first training images of {data.source}"
         figures.labelled_images(train.images[:NUM_PICTURES], captions, None, path, title)
     counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
     mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (normalized.mean, normalized.std))
-    print(f"{settings.data.source}: {counts} images; {settings.data.normalization}: mean ({mean}), deviation ({std})")
+    print(f"{data.source}: {counts} images; {data.normalization}: mean ({mean}), deviation ({std})")
 
 
 if __name__ == "__main__":
-    stage.run(main, __file__)
+    stage.run(main, inputs)

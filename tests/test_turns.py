@@ -27,6 +27,14 @@ with turn.taken():
         print(began, time.monotonic(), flush=True)
         turn.offer()
 """
+# Takes its turn with argv[1] threads and keeps it.
+SELFISH = """
+import sys, time
+from samebits import turns
+with turns.Turn(int(sys.argv[1])).taken():
+    print("begun", flush=True)
+    time.sleep(60)
+"""
 Moments = list[tuple[float, float]]
 
 
@@ -69,10 +77,14 @@ def test_trainings_with_cores_for_both_do_not_wait() -> None:
     assert _overlap(one, other)
 
 
+def _start_one_that_never_offers_its_turn() -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", SELFISH, str(ALL_CORES)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline()
+    return process
+
+
 def test_a_killed_training_gives_its_turn_back() -> None:
-    with _start(ALL_CORES, 60.0) as killed:
-        assert killed.stdout is not None and killed.stdout.readline()
-        killed.send_signal(signal.SIGSTOP)  # it cannot offer its turn any more
+    with _start_one_that_never_offers_its_turn() as killed:
         other = _start(ALL_CORES, 0.1)
         time.sleep(1.0)
         assert other.poll() is None
@@ -80,11 +92,40 @@ def test_a_killed_training_gives_its_turn_back() -> None:
         assert _moments(other)
 
 
-def test_nobody_waits_for_ever_for_a_stopped_training() -> None:
-    with _start(ALL_CORES, 60.0) as stopped:
+def test_nobody_waits_for_ever() -> None:
+    with _start_one_that_never_offers_its_turn() as holder:
+        try:
+            other = _start(ALL_CORES, 2.0, wait_seconds=1.0)
+            moments = _moments(other)
+            assert moments[-1][1] - moments[0][0] < 3.0  # it waited once, not in each of its turns
+        finally:
+            holder.kill()
+
+
+def test_nobody_waits_for_a_stopped_training_and_everybody_for_one_that_goes_on_again() -> None:
+    with _start(ALL_CORES, 4.0) as stopped:
         assert stopped.stdout is not None and stopped.stdout.readline()
         stopped.send_signal(signal.SIGSTOP)
         try:
-            assert _moments(_start(ALL_CORES, 0.1, wait_seconds=1.0))
+            began = time.monotonic()
+            assert _moments(_start(ALL_CORES, 1.0))
+            assert time.monotonic() - began < 5.0
+            stopped.send_signal(signal.SIGCONT)
+            other = _start(ALL_CORES, 1.0)
+            assert _num_turns(_moments(stopped)[1:], _moments(other)) >= 2
         finally:
             stopped.kill()
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_folder_that_cannot_be_used_costs_a_note(tmp_path: Path, is_file: bool) -> None:
+    folder = tmp_path / f"samebits-cores-{os.getuid()}"
+    if is_file:
+        folder.write_text("")
+    else:
+        (folder / "next").mkdir(parents=True)
+    command = [sys.executable, "-c", TRAINING, "1", "0.1", "60"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("note: trainings of this machine take no turns (")

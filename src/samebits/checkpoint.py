@@ -18,6 +18,7 @@ from torch import nn
 from samebits import atomic, models, params
 from samebits.data.prepared import Description
 from samebits.errors import UserError
+from samebits.repository.lock import flatten
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Checkpoint:
     weights: dict[str, torch.Tensor]
     recipe: dict[str, Any]  # recipe name, seed, model and train parameters
     description: Description  # class names, image shape, normalization
+    data_md5: str = ""  # of the dataset.json that it was trained on; "" in checkpoints of before this was noted
 
     def network(self) -> nn.Module:
         """Build the network with these weights, in evaluation mode. Raises UserError where they do not fit."""
@@ -39,6 +41,23 @@ class Checkpoint:
             raise UserError(f"the checkpoint does not describe a network of this version: {_one_line(error)}") from None
         return network.eval()
 
+    def require(self, settings: params.Params, description: Description, data_md5: str, path: Path) -> None:
+        """Raise UserError, calling this `path`, if it was trained in another way or on other data than asked for."""
+        asked = {"recipe": settings.recipe, "seed": settings.seed} | settings.chosen.model_dump(
+            include={"model", "train"}, exclude_none=True
+        )
+        own, other = (flatten(values) for values in (self.recipe, asked))
+        differing = [
+            f"{key} {own.get(key)}, not {other.get(key)}" for key in {**own, **other} if own.get(key) != other.get(key)
+        ]
+        if self.description != description or self.data_md5 not in ("", data_md5):
+            differing.append("other data than data/prepared holds")
+        if differing:
+            raise UserError(
+                f"{path} was trained with {', '.join(differing)}: run `dvc repro --force --single-item train` and `dvc repro`; "
+                "`samebits check` says whether its record is false"
+            )
+
 
 class _Meaning(BaseModel):
     """The text beside the weights. Read as strictly as params.yaml: anybody may have written it."""
@@ -47,13 +66,18 @@ class _Meaning(BaseModel):
 
     recipe: dict[str, Any]
     description: Description
+    data_md5: str = ""
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` to `path`, whole or not at all; equal content gives equal bytes."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
     # One metadata key: with more their order, and so the bytes, would vary.
-    meaning = {"recipe": checkpoint.recipe, "description": checkpoint.description.to_json()}
+    meaning = {
+        "recipe": checkpoint.recipe,
+        "description": checkpoint.description.to_json(),
+        "data_md5": checkpoint.data_md5,
+    }
     with atomic.replacing(path) as temporary:
         try:
             save_file(weights, temporary, {"samebits": json.dumps(meaning, sort_keys=True)})
@@ -67,7 +91,7 @@ def load(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             meaning = _Meaning.model_validate_json((file.metadata() or {}).get("samebits", ""))
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-        return Checkpoint(weights, meaning.recipe, meaning.description)
+        return Checkpoint(weights, meaning.recipe, meaning.description, meaning.data_md5)
     except FileNotFoundError:
         raise UserError(f"{path} is not there: run `dvc repro`") from None
     except (SafetensorError, ValidationError, OSError) as error:

@@ -168,22 +168,34 @@ class Params(_Section):
 def load(path: Path) -> Params:
     """Read and check the whole of `path`. Raises UserError with one line for the first thing that is wrong."""
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path.name} is not there: restore it with `git checkout {path.name}`") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path.name} is not UTF-8 text: byte {error.start} cannot be read") from None
+        content = b""
+    return parse(content, path.name)
+
+
+def parse(content: bytes, name: str) -> Params:
+    """Check the content of the file `name`. Raises UserError with one line for the first thing that is wrong."""
+    try:
+        return Params.model_validate(read(content, name))
+    except ValidationError as error:
+        raise UserError(f"{name}: {_first_line(error)}") from None
+
+
+def read(content: bytes, name: str) -> dict[str, Any]:
+    """Return the values in the content of the file `name`, not checked. Raises UserError if they cannot be read."""
+    if not content:
+        raise UserError(f"{name} is not there or empty: restore it with `git checkout {name}`")
     try:
         # The parser that DVC reads the file with, so that both see the same values (1e-3 is a number, `no` a string).
-        values = YAML(typ="safe").load(text)
+        values = YAML(typ="safe").load(content.decode())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text: byte {error.start} cannot be read") from None
     except YAMLError as error:
-        raise UserError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path.name} must hold keys and values (recipe, seed, device, data, recipes), not {values!r}")
-    try:
-        return Params.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{path.name}: {_first_line(error)}") from None
+        raise UserError(f"{name} must hold keys and values (recipe, seed, device, data, recipes), not {values!r}")
+    return values
 
 
 def _first_line(error: ValidationError) -> str:

@@ -1,47 +1,59 @@
-"""How a stage runs: on the code beside it, with checked parameters; a user's mistake is one line and exit code 1."""
+"""How a stage runs: on the code beside it, with what it read at its start; a user's mistake is one line and exit code 1."""
 
-import gc
-import hashlib
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import samebits
-from samebits import params, runtime
+from samebits import confirmation
 from samebits.errors import UserError, as_one_line
+from samebits.inputs import Inputs, Origin
+from samebits.repository.git import GitError
 
 
-def run(main: Callable[[params.Params], None], script: str) -> None:
-    """Run `main` with the checked params.yaml of the working folder, as the stage whose file is `script`."""
+def begin(script: str) -> Inputs:
+    """Fix what the stage runs on whose file is `script`; to be called before it imports anything else of samebits."""
     with as_one_line():
         _require_code_beside(Path(script))
-        settings = params.load(Path("params.yaml"))
+        return Inputs(script)
+    raise AssertionError
+
+
+def run(main: Callable[[Inputs], None], inputs: Inputs) -> None:
+    """Run `main`, and end this process: well only if what the stage runs on is as it was at its start."""
+    from samebits import runtime
+
+    with as_one_line():
         runtime.check_pins()
-        main(settings)
-    gc.freeze()  # else Python looks for garbage in all of torch once more before it ends: 0.5 s
+        inputs.require_stages_before()
+        main(inputs)
+        inputs.require_unchanged()
+    if "DVC_STAGE" in os.environ:
+        confirmation.leave_behind(inputs)
+    # At once: an edit from now on until DVC has read the files is one that only `confirmation` would see.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def origin(inputs: Inputs) -> Origin:
+    """Return where the stage's code and parameters come from; a git that fails costs a warning, and is no answer."""
+    try:
+        return inputs.origin()
+    except GitError as error:
+        print(f"warning: the run will not say which commit it comes from: {error}", file=sys.stderr)
+        return Origin(None, b"", os.environ.get("DVC_EXP_NAME"), is_dirty=True)
 
 
 def repository_root() -> Path:
-    """The root of the user's repository: also from a temporary experiment, whose working folder is a copy inside it."""
+    """Return the root of the user's repository: also from a temporary experiment, whose working folder is a copy inside it."""
     return Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve()
 
 
 def scratch() -> Path:
-    """Where resume points lie: beside DVC's outputs, in no commit and no cache, shared by all experiments."""
+    """Return where resume points lie: beside DVC's outputs, in no commit and no cache, shared by all experiments."""
     return repository_root() / ".samebits" / "resume"
-
-
-def loaded_code() -> dict[str, str]:
-    """Give the SHA-256 of each file of samebits that this process has imported; tracking and git decide no bits."""
-    package = Path(samebits.__file__).parent
-    files = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    code = {str(file.relative_to(package)): file for file in files if file.is_relative_to(package)}
-    return {
-        name: hashlib.sha256(file.read_bytes()).hexdigest()
-        for name, file in sorted(code.items())
-        if not name.startswith(("tracking", "repository"))
-    }
 
 
 def _require_code_beside(script: Path) -> None:

@@ -89,7 +89,8 @@ def read_split(folder: Path, name: str) -> Split:
     try:
         path.open("rb").close()  # safe_open takes whatever it may not read for missing
         with safe_open(path, framework="pt") as file:
-            return Split(file.get_tensor("images"), file.get_tensor("labels"))
+            # Copied, for the file stays mapped: an edit would change the images of a training that runs.
+            return Split(file.get_tensor("images").clone(), file.get_tensor("labels").clone())
     except FileNotFoundError:
         raise UserError(f"{path} is not there: run `dvc repro`") from None
     except (SafetensorError, IsADirectoryError) as error:

@@ -54,6 +54,13 @@ def experiments(workspace: Path, name: str) -> list[str]:
     return [line.split()[0] for line in listed.splitlines() if line.split()[1:] == [name]]
 
 
+def remove_experiment(workspace: Path, name: str, commit: str) -> None:
+    """Remove the DVC experiment that is called `name` and is this commit."""
+    listed = _git(workspace, "for-each-ref", "--points-at", commit, "--format=%(refname)", "refs/exps").decode()
+    for reference in (line for line in listed.splitlines() if line.split("/")[-1] == name):
+        _git(workspace, "update-ref", "-d", reference, commit)
+
+
 def experiment_names(workspace: Path) -> dict[str, str]:
     """The names of all DVC experiments, by their commits."""
     listed = _git(workspace, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps").decode()

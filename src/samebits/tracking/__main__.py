@@ -1,38 +1,97 @@
-"""The process that writes an evaluation's run: `EvaluationRecord` starts it and tells it at the end what to write."""
+"""The process that records what a stage does: `Recorder` starts it and tells it what to write."""
 
 import gc
-import json
+import os
+import pickle
 import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
+from queue import Empty, Queue
 
-from samebits.tracking import results, runs
-from samebits.tracking.attempt import WAIT_SECONDS, Attempt
-from samebits.tracking.store import open_store
+from samebits.tracking import content, runs
+from samebits.tracking.errors import short
+from samebits.tracking.recorder import Begin, End, Finish, Message, Row, warning
+from samebits.tracking.store import Store, open_store
+
+FLUSH_SECONDS = 3.0
 
 
 def main() -> None:
-    """Open the store of the DVC root that is named, then write there the evaluation that standard input gives."""
+    """Open the store of the DVC root that is named, and write there what standard input says until it ends."""
     gc.disable()  # MLflow's import makes a million objects and no garbage: 0.5 s, and as much again at the end
-    root, workspace = map(Path, sys.argv[1:])
-    messages: SimpleQueue[dict[str, Any]] = SimpleQueue()
-    attempt = Attempt("this evaluation", lambda: _write(root, workspace, messages))
-    attempt.start()
-    if message := sys.stdin.read():  # nothing where the evaluation has failed
-        messages.put(json.loads(message))
-        attempt.wait(WAIT_SECONDS, "; the result itself is complete")
-    gc.freeze()
+    os.nice(5)  # the stage goes first
+    root, what = Path(sys.argv[1]), sys.argv[2]
+    messages: Queue[Message] = Queue()
+    receiver = threading.Thread(target=_receive, args=(messages,), daemon=True)
+    receiver.start()
+    try:
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (takes two seconds, in which the stage does the same)
+
+        messages.get()
+        store = open_store(root)
+        runs.close_abandoned(store)
+        _record(store, messages)
+    except BaseException as error:
+        receiver.join()  # to say it when the stage has ended
+        status = messages.queue[-1].status
+        print(warning(what, short(error), status), file=sys.stderr, flush=True)
+    os._exit(0)  # without a look at each of MLflow's objects
 
 
-def _write(root: Path, workspace: Path, messages: "SimpleQueue[dict[str, Any]]") -> None:
-    store = open_store(root)
-    runs.close_abandoned(store)
-    message = messages.get()
-    pictures = {Path(path).name: Path(path).read_bytes() for path in message.pop("pictures")}
-    outputs = results.outputs_of_workspace(workspace)
-    result = results.Result(pictures=pictures, outputs=outputs, **message)
-    results.write(store, result, runs.origin_of_workspace(workspace))
+def _receive(messages: "Queue[Message]") -> None:
+    message: Message | None = None
+    with suppress(EOFError, pickle.UnpicklingError):
+        while not isinstance(message, End):
+            message = pickle.load(sys.stdin.buffer)
+            messages.put(message)
+    if message is None or isinstance(message, End) and messages.qsize() == 1:
+        os._exit(0)  # the stage has ended before it began
+    if not isinstance(message, End):
+        messages.put(End("KILLED"))  # the stage is gone
+
+
+def _record(store: Store, messages: "Queue[Message]") -> None:
+    opened: runs.Opened | None = None
+    finish: Finish | None = None
+    rows: list[Row] = []
+    due = 0.0
+    while True:
+        try:
+            message = messages.get(timeout=max(0.0, due - time.monotonic()) if rows else None)
+        except Empty:
+            message = None
+        match message:
+            case Begin():
+                description = runs.describe(
+                    message.origin, message.parameters, message.data_md5, message.environment, message.key
+                )
+                opened = runs.open_training(store, description)
+            case Row():
+                due = due if rows else time.monotonic() + FLUSH_SECONDS
+                rows.append(message)
+                continue
+            case Finish():
+                finish = message
+                continue
+        if opened:
+            runs.log_rows(store, opened, [(row.timestamp, row.values) for row in rows])
+        rows.clear()
+        if isinstance(message, End):
+            break
+    if finish and message.status == "FINISHED":
+        content.record(store, _completed(finish), finish.origin, opened)
+    elif opened:
+        store.client.set_terminated(opened.run_id, message.status)
+
+
+def _completed(finish: Finish) -> content.RunContent:
+    if finish.workspace is None:
+        return finish.content
+    pictures = {path.name: (finish.workspace / path).read_bytes() for path in finish.pictures}
+    return replace(finish.content, pictures=pictures, outputs=content.outputs_of_workspace(finish.workspace))
 
 
 if __name__ == "__main__":

@@ -3,17 +3,17 @@
 import hashlib
 import json
 import math
-import os
 import platform
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samebits.repository import git
+from samebits.inputs import Origin
+from samebits.repository.lock import flatten
 from samebits.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -22,17 +22,7 @@ if TYPE_CHECKING:
 # MLflow's limits.
 _MAX_KEY, _MAX_PARAM, _MAX_TAG = 250, 6000, 8000
 _MAX_METRICS_PER_CALL, _MAX_PARAMS_PER_CALL = 1000, 100
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a result's code and parameters come from: a commit, or none, and how the files differed from it."""
-
-    commit: str | None
-    patch: bytes
-    experiment: str | None
-    files: dict[str, bytes]  # params.yaml and dvc.yaml
-    is_dirty: bool = False  # the commit alone would not give this result: also true where the patch was not kept
+_TRAINING = "samebits.training"
 
 
 @dataclass(frozen=True)
@@ -45,15 +35,17 @@ class Description:
     files: dict[str, bytes]
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A RUNNING run, and what it holds already as pairs of metric and step."""
+
+    run_id: str
+    logged: set[tuple[str, int]] = field(default_factory=set)
+
+
 def content_md5(parameters: Mapping[str, Any], data_md5: str, checkpoint_md5: str) -> str:
     """The one value by which a result's run is found."""
     return _md5(f"{data_md5} {checkpoint_md5} {parameters_md5(parameters)}")
-
-
-def file_md5(path: Path) -> str:
-    """The md5 of a file, by which DVC names it too."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def parameters_md5(parameters: Mapping[str, Any]) -> str:
@@ -67,20 +59,13 @@ def result_tags(parameters: Mapping[str, Any], data_md5: str, checkpoint_md5: st
     return {"samebits.checkpoint_md5": checkpoint_md5, "samebits.content": content}
 
 
-def origin_of_workspace(workspace: Path) -> Origin:
-    """Read the origin of what is trained in `workspace`, as it is now."""
-    names = ("params.yaml", "dvc.yaml")
-    files = {name: (workspace / name).read_bytes() for name in names if (workspace / name).is_file()}
-    commit = git.commit(workspace)
-    patch = git.diff(workspace, commit) if commit else b""
-    return Origin(commit, patch, os.environ.get("DVC_EXP_NAME"), files, is_dirty=bool(patch))
-
-
 def describe(
-    origin: Origin, parameters: Mapping[str, Any], data_md5: str, environment: Mapping[str, Any]
+    origin: Origin, parameters: Mapping[str, Any], data_md5: str, environment: Mapping[str, Any], training: str = ""
 ) -> Description:
-    """Say what a new run of that origin says about it."""
+    """Say what a new run of that origin says about it; `training` is the key by which an interrupted one is found again."""
     tags = {"samebits.data_md5": data_md5, "samebits.parameters_md5": parameters_md5(parameters)}
+    if training:
+        tags[_TRAINING] = training
     if origin.experiment:
         tags["samebits.experiments"] = origin.experiment
     if origin.commit:
@@ -90,6 +75,8 @@ def describe(
             "samebits.commits": f"{origin.commit}-dirty" if origin.is_dirty else origin.commit,
             "samebits.dirty": "true" if origin.is_dirty else "false",
         }
+    elif origin.is_dirty:
+        tags["samebits.dirty"] = "true"
     tags |= {f"samebits.environment.{key}": _text(value) for key, value in flatten(environment).items()}
     name = origin.experiment or f"{parameters.get('recipe')}-seed{parameters.get('seed')}"
     params = {key: _text(value) for key, value in flatten(parameters).items()}
@@ -106,17 +93,19 @@ def create_run(store: Store, description: Description) -> str:
     return run_id
 
 
-def reopen_run(store: Store, run_id: str) -> set[tuple[str, int]] | None:
-    """Make a run that was killed RUNNING again, now of this process; what it has logged as pairs of metric and step.
-
-    None where this store does not have it (any more).
-    """
-    run = get_run(store, run_id)
-    if run is None:
-        return None
-    log(store, run_id, tags=_process_tags())
-    store.client.update_run(run_id, status="RUNNING")
-    return {(key, metric.step) for key in run.data.metrics for metric in store.client.get_metric_history(run_id, key)}
+def open_training(store: Store, description: Description) -> Opened:
+    """Go on with the run of this training that was interrupted on this host, or create one."""
+    key = description.tags[_TRAINING]
+    with store.lock:
+        for run in _search(store, f"tags.`{_TRAINING}` = '{key}' and tags.`samebits.host` = '{platform.node()}'"):
+            if run.info.status in ("FAILED", "KILLED"):
+                run_id = run.info.run_id
+                log(store, run_id, tags=_process_tags())
+                add_origin(store, run, description)
+                store.client.update_run(run_id, status="RUNNING")
+                history = (store.client.get_metric_history(run_id, key) for key in run.data.metrics)
+                return Opened(run_id, {(metric.key, metric.step) for metrics in history for metric in metrics})
+        return Opened(create_run(store, description))
 
 
 def find_run(store: Store, content: str) -> "Run | None":
@@ -199,21 +188,16 @@ def log_files(store: Store, run_id: str, files: Mapping[str, bytes]) -> None:
         store.client.log_artifacts(run_id, folder)
 
 
-def log_rows(
-    store: Store,
-    run_id: str,
-    rows: Iterable[tuple[int, Mapping[str, Any]]],
-    logged: set[tuple[str, int]],
-) -> None:
-    """Log rows of a history with their times, each number of a step once: `logged` says what was there before."""
+def log_rows(store: Store, run: Opened, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+    """Log rows of a history with their times, each number of a step once."""
     metrics = []
     for timestamp, row in rows:
         values = {key: value for key, value in row.items() if key != "step"}
         for metric in metrics_of(values, int(row["step"]), timestamp):
-            if (metric.key, metric.step) not in logged:
-                logged.add((metric.key, metric.step))
+            if (metric.key, metric.step) not in run.logged:
+                run.logged.add((metric.key, metric.step))
                 metrics.append(metric)
-    log(store, run_id, metrics=metrics)
+    log(store, run.run_id, metrics=metrics)
 
 
 def metrics_of(values: Mapping[str, Any], step: int, timestamp: int) -> list["Metric"]:
@@ -234,17 +218,6 @@ def close_abandoned(store: Store) -> None:
         tags = run.data.tags
         if not _is_alive(int(tags["samebits.pid"]), float(tags["samebits.process_started"])):
             store.client.set_terminated(run.info.run_id, "KILLED")
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _search(store: Store, filter_string: str) -> Sequence["Run"]:

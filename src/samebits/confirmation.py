@@ -1,0 +1,94 @@
+"""Whether DVC has recorded of a stage what the stage ran on: looked at as soon as it is recorded, and taken back if not.
+
+A stage compares its inputs with the files last of all, but DVC reads them a moment later. An edit in that moment would be
+recorded as what ran. So each stage leaves a process behind that waits for the record, for a tenth of a second as a rule.
+"""
+
+import os
+import re
+import time
+from pathlib import Path
+
+from samebits import atomic
+from samebits.inputs import Inputs, signature
+from samebits.repository import cache, git, lock
+from samebits.repository.lock import Output
+
+_LOCK = Path("dvc.lock")
+_POLL_SECONDS = 0.02
+
+
+def leave_behind(inputs: Inputs) -> None:
+    """Fork a process that waits until DVC has recorded the stage, or has ended, and confirms the record or removes it."""
+    import psutil
+
+    parents = psutil.Process().parents()
+    dvc = next((each for each in parents if any("dvc" in word for word in each.cmdline()[:4])), parents[0])
+    ended, before = time.time(), signature(_LOCK)
+    if os.fork():
+        return
+    try:
+        os.setsid()  # Ctrl-C and the end of the terminal are meant for DVC
+        is_wrong = False
+        # After a removal until the end: DVC may have read the file before that, and write it again with its next stage.
+        while (signature(_LOCK) == before or is_wrong) and dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(_POLL_SECONDS)
+            if signature(_LOCK) != before:
+                is_wrong = _confirm(inputs, ended) or is_wrong
+                before = signature(_LOCK)
+                if not is_wrong:
+                    break
+        if is_wrong or signature(_LOCK) != before:
+            _confirm(inputs, ended)
+        if is_wrong:
+            _remove_experiment(inputs)
+    except BaseException as error:
+        _say(f"warning: what dvc.lock says of {inputs.stage} could not be confirmed ({error!r}): run `samebits check`")
+    finally:
+        os._exit(0)
+
+
+def _confirm(inputs: Inputs, ended: float) -> bool:
+    """Remove the record of the stage if it says something else than what ran; tell whether it did."""
+    content = _LOCK.read_bytes()
+    recorded = lock.read(content, str(_LOCK)).stages.get(inputs.stage)
+    if recorded is None or not (changes := inputs.misrecorded(recorded)):
+        return False
+    for path in cache.of(Path.cwd()).records():
+        if path.stat().st_mtime >= ended - 1 and _is_of(path, recorded.outputs, inputs):
+            path.unlink()
+    _remove(inputs.stage, content)
+    _say(
+        f"error: {', '.join(map(str, changes))} just when {inputs.stage} had ended, and DVC recorded that: the record is removed "
+        "from dvc.lock and the run cache; run `dvc repro`"
+    )
+    return True
+
+
+def _is_of(path: Path, outputs: list[Output], inputs: Inputs) -> bool:
+    """Tell whether a record of the run cache says of these outputs something else than what ran."""
+    (stage,) = lock.read(path.read_bytes(), path.name).stages.values()
+    hashes = {output.path: output.md5 for output in stage.outputs}
+    return hashes == {output.path: output.md5 for output in outputs} and bool(inputs.misrecorded(stage))
+
+
+def _remove(stage: str, content: bytes) -> None:
+    left = re.sub(rf"^  {re.escape(stage)}:\n(?:    .*\n)+", "", content.decode(), flags=re.MULTILINE)
+    if left.rstrip().endswith("stages:"):
+        _LOCK.unlink()
+    else:
+        atomic.write_text(_LOCK, left)
+
+
+def _remove_experiment(inputs: Inputs) -> None:
+    """Remove the experiment that DVC has made of the record, if it has."""
+    name = os.environ.get("DVC_EXP_NAME", "")
+    for commit in git.experiments(Path.cwd(), name) if name else []:
+        recorded = lock.read(git.read(Path.cwd(), commit, str(_LOCK)), str(_LOCK)).stages.get(inputs.stage)
+        if recorded and inputs.misrecorded(recorded):
+            git.remove_experiment(Path.cwd(), name, commit)
+            _say(f"error: so the experiment {name} is removed too: run it again")
+
+
+def _say(line: str) -> None:
+    os.write(2, f"{line}\n".encode())  # not by sys.stderr, whose lock another thread may have held at the fork
