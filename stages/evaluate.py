@@ -54,7 +54,7 @@ def evaluate(settings: params.Params, record: tracking.EvaluationRecord) -> None
 
     title = f"{settings.recipe} on {description.source}, seed {settings.seed}"
     rows = history.read(MODEL / "history.csv")
-    result = pictures.Result(title, description.class_names, probabilities, labels, measured, rows)
+    result = pictures.Evaluated(title, description.class_names, probabilities, labels, measured, rows)
     pictures.draw_charts(result, PLOTS)
     chosen = {
         "test_images": ("First test images", np.arange(min(recipe.num_pictures, len(labels)))),

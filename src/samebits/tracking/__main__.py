@@ -31,7 +31,7 @@ def _write(root: Path, workspace: Path, messages: "SimpleQueue[dict[str, Any]]")
     message = messages.get()
     pictures = {Path(path).name: Path(path).read_bytes() for path in message.pop("pictures")}
     outputs = results.outputs_of_workspace(workspace)
-    result = results.Result(pictures=pictures, outputs=outputs, **message)
+    result = results.RunContent(pictures=pictures, outputs=outputs, **message)
     results.write(store, result, runs.origin_of_workspace(workspace))
 
 

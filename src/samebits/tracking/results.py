@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samebits.repository import revisions
-from samebits.repository.revisions import Output
+from samebits.repository import lock
+from samebits.repository.digests import file_md5
+from samebits.repository.lock import Output
 from samebits.tracking import runs
 from samebits.tracking.runs import Origin
 from samebits.tracking.store import Store
@@ -24,7 +25,7 @@ _AFTERWARDS = {"samebits.recorded": "afterwards"}
 
 
 @dataclass(frozen=True)
-class Result:
+class RunContent:
     """What a run says of a result, apart from where it comes from."""
 
     parameters: Mapping[str, Any]
@@ -52,7 +53,7 @@ class Result:
         )
 
 
-def write(store: Store, result: Result, origin: Origin) -> None:
+def write(store: Store, result: RunContent, origin: Origin) -> None:
     """Write a result that was just evaluated to its run; create that where there is none."""
     with store.lock:
         run = _merged(store, result)
@@ -69,7 +70,7 @@ def write(store: Store, result: Result, origin: Origin) -> None:
             runs.complete_run(store, run_id, result.tags)
 
 
-def fill_in(store: Store, result: Result, origin: Origin) -> str:
+def fill_in(store: Store, result: RunContent, origin: Origin) -> str:
     """Write what the store lacks of a result, and change nothing that it has; "new", "completed" or "there"."""
     with store.lock:
         run = _merged(store, result)
@@ -94,11 +95,11 @@ def fill_in(store: Store, result: Result, origin: Origin) -> str:
 def outputs_of_workspace(workspace: Path) -> list[Output]:
     """Give the outputs of all stages as they are now. DVC has recorded those of the stages before the one that runs."""
     try:
-        stages = revisions.mapping((workspace / "dvc.yaml").read_bytes(), "dvc.yaml").get("stages") or {}
+        stages = lock.mapping((workspace / "dvc.yaml").read_bytes(), "dvc.yaml").get("stages") or {}
     except FileNotFoundError:
         return []
-    running, lock = os.environ.get("DVC_STAGE"), workspace / "dvc.lock"
-    recorded = revisions.read_lock(lock.read_bytes(), "dvc.lock").outputs if running and lock.is_file() else []
+    running, path = os.environ.get("DVC_STAGE"), workspace / "dvc.lock"
+    recorded = lock.read(path.read_bytes(), "dvc.lock").outputs if running and path.is_file() else []
     outputs = [output for output in recorded if output.stage in stages and output.stage != running]
     known = {output.stage for output in outputs}
     for stage, definition in stages.items():
@@ -107,11 +108,11 @@ def outputs_of_workspace(workspace: Path) -> list[Output]:
         for path in (workspace / path for path in paths if stage not in known):
             if path.is_file():
                 name = path.relative_to(workspace).as_posix()
-                outputs.append(Output(stage, name, runs.file_md5(path), path.stat().st_size))
+                outputs.append(Output(stage, name, file_md5(path), path.stat().st_size))
     return outputs
 
 
-def _merged(store: Store, result: Result) -> "Run | None":
+def _merged(store: Store, result: RunContent) -> "Run | None":
     """Find the run of a result. Others of it, which another machine wrote in the same moment, are deleted."""
     content = result.tags["samebits.content"]
     found = runs.find_runs(store, content)
@@ -124,7 +125,7 @@ def _merged(store: Store, result: Result) -> "Run | None":
     return first
 
 
-def _create(store: Store, result: Result, origin: Origin, tags: Mapping[str, str]) -> str:
+def _create(store: Store, result: RunContent, origin: Origin, tags: Mapping[str, str]) -> str:
     description = _describe(result, origin)
     run_id = runs.create_run(store, description)
     runs.log(store, run_id, tags=tags)
@@ -132,7 +133,7 @@ def _create(store: Store, result: Result, origin: Origin, tags: Mapping[str, str
     return run_id
 
 
-def _describe(result: Result, origin: Origin) -> runs.Description:
+def _describe(result: RunContent, origin: Origin) -> runs.Description:
     return runs.describe(origin, result.parameters, result.data_md5, result.environment)
 
 

@@ -1,6 +1,5 @@
 """A run of a result: what it says, how it is found by content, how two runs of one result become one."""
 
-import hashlib
 import json
 import math
 import os
@@ -13,7 +12,10 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samebits.processes import is_alive
 from samebits.repository import git
+from samebits.repository.digests import md5_of
+from samebits.repository.lock import flatten
 from samebits.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -47,18 +49,12 @@ class Description:
 
 def content_md5(parameters: Mapping[str, Any], data_md5: str, checkpoint_md5: str) -> str:
     """The one value by which a result's run is found."""
-    return _md5(f"{data_md5} {checkpoint_md5} {parameters_md5(parameters)}")
-
-
-def file_md5(path: Path) -> str:
-    """The md5 of a file, by which DVC names it too."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+    return md5_of(f"{data_md5} {checkpoint_md5} {parameters_md5(parameters)}".encode())
 
 
 def parameters_md5(parameters: Mapping[str, Any]) -> str:
     """The md5 of the parameters as canonical JSON."""
-    return _md5(json.dumps(parameters, sort_keys=True, separators=(",", ":"), allow_nan=False))
+    return md5_of(json.dumps(parameters, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
 
 
 def result_tags(parameters: Mapping[str, Any], data_md5: str, checkpoint_md5: str) -> dict[str, str]:
@@ -232,19 +228,8 @@ def close_abandoned(store: Store) -> None:
     here = f"tags.`samebits.host` = '{platform.node()}'"
     for run in _search(store, f"attributes.status = 'RUNNING' and {here}"):
         tags = run.data.tags
-        if not _is_alive(int(tags["samebits.pid"]), float(tags["samebits.process_started"])):
+        if not is_alive(int(tags["samebits.pid"]), float(tags["samebits.process_started"])):
             store.client.set_terminated(run.info.run_id, "KILLED")
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _search(store: Store, filter_string: str) -> Sequence["Run"]:
@@ -263,17 +248,6 @@ def _process_tags() -> dict[str, str]:
     }
 
 
-def _is_alive(pid: int, started: float) -> bool:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        # Another start time: another process has the number now. 2 s: setting the clock moves start times.
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < 2
-    except psutil.NoSuchProcess:
-        return False
-
-
 def _key(name: str) -> str:
     """`name` in the characters that MLflow and its user interface take for a key."""
     return re.sub(r"[^\w.\- ]", "_", name)[:_MAX_KEY]
@@ -281,10 +255,6 @@ def _key(name: str) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _md5(text: str) -> str:
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -1,0 +1,18 @@
+"""MD5s, by which DVC names contents."""
+
+import hashlib
+import io
+from pathlib import Path
+
+
+def md5_of(content: bytes) -> str:
+    """Return the MD5 of `content`."""
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def file_md5(file: Path | io.FileIO) -> str:
+    """Return the MD5 of a file, named or open for reading. Raises OSError if it cannot be read."""
+    if isinstance(file, Path):
+        with file.open("rb", buffering=0) as opened:
+            return file_md5(opened)
+    return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
