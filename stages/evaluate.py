@@ -53,7 +53,7 @@ def main(inputs: Inputs) -> None:
         predictions.write(Path("data/evaluation/predictions.csv"), probabilities, labels, description.class_names)
 
         title = f"{settings.recipe} on {description.source}, seed {settings.seed}"
-        result = pictures.Result(title, description.class_names, probabilities, labels, measured, rows)
+        result = pictures.Evaluated(title, description.class_names, probabilities, labels, measured, rows)
         pictures.draw_charts(result, PLOTS)
         chosen = {
             "test_images": ("First test images", np.arange(min(recipe.num_pictures, len(labels)))),

@@ -23,7 +23,7 @@ sys.addaudithook(watch)
 # said, whose turn it is, how threads wait.
 EXEMPT = (
     *("src/samebits/tracking/", "src/samebits/repository/", "mlflow.db", "mlartifacts/"),
-    *("src/samebits/__init__.py", "src/samebits/errors.py", "src/samebits/turns.py"),
+    *("src/samebits/__init__.py", "src/samebits/errors.py", "src/samebits/processes.py", "src/samebits/turns.py"),
     *(".samebits/", ".git/", "params.yaml"),
 )
 # Of evaluate alone: it reads the pictures for its MLflow run, and forgets the resume points of the training.

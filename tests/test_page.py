@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from samebits import checkpoint
+from samebits import checkpoint, results
 from samebits.comparison import compare
 from samebits.data import prepared
 from samebits.data.normalization import Normalization
@@ -18,7 +18,6 @@ from samebits.data.raw import RawSplit
 from samebits.errors import UserError
 from samebits.evaluation import metrics, predictions
 from samebits.reporting import page
-from samebits.repository import revisions
 from tests.browser import Browser, chromium
 from tests.conftest import Repository
 
@@ -74,7 +73,7 @@ def test_a_result_on_one_page(result: Repository, browser: Browser) -> None:
         commit,
     ):
         assert expected in text, expected
-    md5s = {output.path: output.md5 for output in revisions.workspace(result.root).record.outputs}
+    md5s = {output.path: output.md5 for output in results.workspace(result.root).record.outputs}
     assert md5s["data/model/checkpoint.safetensors"] in text and md5s["data/prepared/dataset.json"] in text
     assert "libraries.torch" in text and "processor.model" in text and f"samebits verify {commit[:12]}" in text
     assert re.search(r"run in MLflow lab-seed0 \([0-9a-f]{32}\)", text)
@@ -111,7 +110,7 @@ def test_a_comparison_beside_the_result(result: Repository, browser: Browser) ->
 
 
 def test_seeds_against_seeds_on_one_page(result: Repository, browser: Browser, tmp_path: Path) -> None:
-    here = revisions.workspace(result.root)
+    here = results.workspace(result.root)
     compared = compare.of_seeds([here] * 3, [here] * 4)
     page.write_comparison(compared, tmp_path / "seeds.html")
     text = " ".join(look_at(browser, tmp_path / "seeds.html")["text"].split())
@@ -139,7 +138,7 @@ def test_a_hundred_classes_of_large_noise_with_names_from_hell(
     probabilities = random.dirichlet(np.ones(100), 1000).astype(np.float32)
     predictions.write(root / "data/evaluation/predictions.csv", probabilities, labels, names)
     Repository(root).run("dvc", "commit", "--force")
-    page.write_result(revisions.workspace(root), root / "report.html")
+    page.write_result(results.workspace(root), root / "report.html")
     seen = look_at(browser, root / "report.html")
     assert "<b>& class" in seen["text"] and "fc.weight" in seen["text"] and "no images" in seen["text"]
     assert metrics.summarize(probabilities, labels, names)["accuracy"] < 0.05
@@ -158,4 +157,4 @@ def test_what_is_missing_is_one_line_and_leaves_the_page_as_it_was(result: Repos
     )
     assert (root / "report.html").read_text() == "before"
     with pytest.raises(UserError, match="is a folder"):
-        page.write_result(revisions.workspace(result.root), tmp_path)
+        page.write_result(results.workspace(result.root), tmp_path)

@@ -17,8 +17,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from samebits import results
 from samebits.errors import UserError
-from samebits.repository import revisions
+from samebits.repository import lock
 from samebits.verification.explanation import Explanation
 from samebits.verification.outputs import Row, Verdict, compare
 from samebits.verification.verify import _raw_data
@@ -97,8 +98,8 @@ def encoded_anew(picture: Path, change: Callable[[Image.Image], object] = lambda
 
 def repeated(repository: Repository, edited: Collection[str] = ()) -> tuple[list[Row], list[str]]:
     """Compare the record of HEAD with what lies in the workspace, and explain it: a repetition without the run."""
-    made = revisions.read_lock((repository.root / "dvc.lock.before").read_bytes(), "dvc.lock").outputs
-    revision = revisions.find(repository.root, "HEAD")
+    made = lock.read((repository.root / "dvc.lock.before").read_bytes(), "dvc.lock").outputs
+    revision = results.find(repository.root, "HEAD")
     rows = compare(revision, made, repository.root, edited)
     return rows, list(Explanation(revision, rows, repository.root).lines())
 
@@ -272,19 +273,19 @@ def test_raw_data_is_taken_from_the_workspace(done: Repository) -> None:
 def test_raw_data_of_the_users_own_folder_comes_first(done: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(done.root.parent)
     monkeypatch.setenv("SAMEBITS_DATA", "else/where")
-    assert _raw_data(revisions.find(done.root, "HEAD")) == {"SAMEBITS_DATA": str(done.root / "else/where")}
+    assert _raw_data(results.find(done.root, "HEAD")) == {"SAMEBITS_DATA": str(done.root / "else/where")}
     monkeypatch.delenv("SAMEBITS_DATA")
-    assert _raw_data(revisions.find(done.root, "HEAD")) == {}
+    assert _raw_data(results.find(done.root, "HEAD")) == {}
 
 
 def test_experiments_are_found_by_name(done: Repository) -> None:
     commit = done.run("git", "commit-tree", "HEAD^{tree}", "-m", "an experiment").stdout.strip()
     done.run("git", "update-ref", "refs/exps/ab/cdef/brave-try", commit)
-    revision = revisions.find(done.root, "brave-try")
+    revision = results.find(done.root, "brave-try")
     assert revision.commit == commit and str(revision) == f"brave-try ({commit[:7]})"
     done.run("git", "update-ref", "refs/exps/ab/0123/brave-try", "HEAD")
     with pytest.raises(UserError, match="brave-try is the name of 2 experiments: give a commit"):
-        revisions.find(done.root, "brave-try")
+        results.find(done.root, "brave-try")
 
 
 def test_what_cannot_be_run_is_one_line(done: Repository, tmp_path: Path) -> None:

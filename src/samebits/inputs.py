@@ -166,7 +166,9 @@ class Inputs:
     def require_unchanged(self) -> None:
         """Raise UserError, naming the ways out, if something that the stage runs on is otherwise than at the start."""
         if changes := self.changes():
-            raise UserError(f"{_some(changes)} while {self.stage} ran, so it is not recorded: {self._ways_out(changes)}")
+            raise UserError(
+                f"{_some(changes)} while {self.stage} ran, so it is not recorded: {self._ways_out(changes)}"
+            )
 
     def misrecorded(self, recorded: "Stage") -> list[Change]:
         """Return what DVC has recorded of this stage otherwise than it ran."""
@@ -178,7 +180,7 @@ class Inputs:
             changed = any(_covers(path, change.what) for change in self.changes())
             is_layout = path in self._code and path in self.code and file_md5(Path(path)) == md5 and not changed
             is_unused = not any(_covers(path, used) for used in (*self.code, *self._data))
-            if changed or not (is_layout or is_unused or expected and expected.endswith(".dir")):
+            if changed or not (is_layout or is_unused or (expected and expected.endswith(".dir"))):
                 changes.append(Change(path, (expected or "")[:_DIGITS], md5[:_DIGITS]))
         return changes
 
@@ -195,7 +197,10 @@ class Inputs:
         return f"{undone}; or keep the edit and run `{command}`, which takes over what ran{without}"
 
     def _command_that_undoes(self, changes: list[Change]) -> str:
-        paths = {_PARAMETERS if change.what in self._values or change.before == _ABSENT else change.what for change in changes}
+        paths = {
+            _PARAMETERS if change.what in self._values or change.before == _ABSENT else change.what
+            for change in changes
+        }
         if paths <= self._data.keys():
             return f" (`dvc checkout {' '.join(sorted(paths))}`)"
         try:
@@ -213,7 +218,9 @@ class Inputs:
 
     def _stage_values(self, stage: str) -> dict[str, Any]:
         """Return the parameters that a stage depends on, by dotted name."""
-        keys = [key.replace("${recipe}", self.settings.recipe) for key in self._pipeline.get(stage, {}).get("params", [])]
+        keys = [
+            key.replace("${recipe}", self.settings.recipe) for key in self._pipeline.get(stage, {}).get("params", [])
+        ]
         return {name: value for name, value in self._values.items() if any(_is_part(name, key) for key in keys)}
 
     def _changed_parameters(self) -> list[Change]:
@@ -223,7 +230,10 @@ class Inputs:
         if (values := _values_of(content)) is None:
             return [Change(_PARAMETERS, "readable", "not YAML")]
         before = self._stage_values(self.stage)
-        keys = [key.replace("${recipe}", self.settings.recipe) for key in self._pipeline.get(self.stage, {}).get("params", [])]
+        keys = [
+            key.replace("${recipe}", self.settings.recipe)
+            for key in self._pipeline.get(self.stage, {}).get("params", [])
+        ]
         after = {name: value for name, value in _flat(values).items() if any(_is_part(name, key) for key in keys)}
         return self._differing(before, after)
 
@@ -232,7 +242,9 @@ class Inputs:
         return [Change(name, _shown(before, name), _shown(after, name)) for name in names]
 
     def _files(self) -> dict[str, _File]:
-        return {path: self._code[path] for path in self.code} | {path: file.result() for path, file in self._data.items()}
+        return {path: self._code[path] for path in self.code} | {
+            path: file.result() for path, file in self._data.items()
+        }
 
     def _changed_files(self) -> Iterator[Change]:
         for path, file in self._files().items():
@@ -241,7 +253,7 @@ class Inputs:
             content = _content(Path(path)) if file.content else b""
             md5 = md5_of(content) if file.content else _md5_or_absent(Path(path))
             is_late = path in self._code and path not in self._sealed  # loaded after `seal`: who knows which version
-            if is_late or not (md5 == file.md5 or path.endswith(".py") and _is_same_code(file.content, content)):
+            if is_late or not (md5 == file.md5 or (path.endswith(".py") and _is_same_code(file.content, content))):
                 yield Change(path, file.md5[:_DIGITS], md5[:_DIGITS] if md5 != file.md5 else "another and back")
 
     def _list_images(self) -> dict[str, Signature]:
@@ -269,7 +281,9 @@ class Inputs:
         while needed:
             dependencies = lock.paths(self._pipeline.get(needed.pop(), {}), "deps")
             makers = [
-                name for name, stage in self._pipeline.items() if dependencies & lock.paths(stage, "outs", "metrics", "plots")
+                name
+                for name, stage in self._pipeline.items()
+                if dependencies & lock.paths(stage, "outs", "metrics", "plots")
             ]
             needed += [name for name in makers if name not in before]
             before += [name for name in makers if name not in before]

@@ -6,11 +6,11 @@ import os
 import sys
 from pathlib import Path
 
-from samebits import params
+from samebits import params, results
 from samebits.data import cifar10
 from samebits.errors import UserError
 from samebits.reporting import terminal
-from samebits.repository import git, pipeline, revisions
+from samebits.repository import git, pipeline
 
 REPORT = "report.html"
 
@@ -35,7 +35,7 @@ def run(root: Path) -> int:
     _keep_run(root, [])
     report = root / REPORT
     if _lock(root) != before or not report.is_file():
-        _write_report(revisions.workspace(root), report)
+        _write_report(results.workspace(root), report)
     measured = json.loads((root / "metrics/evaluate.json").read_text(encoding="utf-8"))
     print(f"\n{settings.recipe} on {settings.data.source}, seed {settings.seed}")
     print(terminal.accuracy_table(measured))
@@ -61,7 +61,7 @@ def _run_on_shapes(root: Path, why: cifar10.CannotHave) -> int:
         pipeline.fetch(root, name, path, folder / Path(path).name)
     report = folder / REPORT
     if not (is_known and report.is_file()):
-        _write_report(revisions.find(root, name), report)
+        _write_report(results.find(root, name), report)
     print(f"\nexperiment {name} on shapes (not CIFAR-10)")
     print(terminal.accuracy_table(json.loads((folder / "evaluate.json").read_text(encoding="utf-8"))))
     _say_where(folder / "plots", report)
@@ -102,7 +102,7 @@ def _lock(root: Path) -> bytes:
     return path.read_bytes() if path.is_file() else b""
 
 
-def _write_report(revision: revisions.Revision, path: Path) -> None:
+def _write_report(revision: results.Result, path: Path) -> None:
     from samebits.reporting import page  # here, for a run that changes nothing has no use for it
 
     page.write_result(revision, path)

@@ -53,7 +53,10 @@ class Turn:
         for locks, number in (self._next, 1), (self._cores, self._num_threads):
             while len(locks) >= number > _hold(locks, number):
                 if time.monotonic() > deadline:
-                    print("note: other trainings hold the cores for too long; this one waits for them no more", file=sys.stderr)
+                    print(
+                        "note: other trainings hold the cores for too long; this one waits for them no more",
+                        file=sys.stderr,
+                    )
                     self._give()
                     self._next, self._cores, self._num_threads = [], [], 0
                     break

@@ -7,21 +7,21 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from samebits.comparison import paired, results, seeds, selection, verdict
+from samebits.comparison import paired, predicted, seeds, selection, verdict
 from samebits.comparison.paired import Pair
-from samebits.comparison.results import Result
+from samebits.comparison.predicted import Predicted
 from samebits.comparison.seeds import Change
 from samebits.errors import UserError
 from samebits.evaluation import metrics
-from samebits.repository.revisions import Revision
+from samebits.results import Result
 
 
 @dataclass(frozen=True)
 class OfNetworks:
     """Network `b` against network `a`; `differences` names what decided them otherwise, the seed aside."""
 
-    a: Result
-    b: Result
+    a: Predicted
+    b: Predicted
     differences: list[str]
     pair: Pair
     notes: list[str]
@@ -41,8 +41,8 @@ class OfNetworks:
 class OfSeeds:
     """The trainings `b` against the trainings `a`; each number's groups are in their order."""
 
-    a: list[Result]
-    b: list[Result]
+    a: list[Predicted]
+    b: list[Predicted]
     differences: list[str]
     accuracy: Change
     loss: Change
@@ -70,7 +70,7 @@ def compare(root: Path, name_a: str, name_b: str, with_seeds: bool) -> OfNetwork
     if not (with_seeds or selection.is_pattern(name_a) or selection.is_pattern(name_b)):
         return of_networks(selection.find(root, name_a), selection.find(root, name_b))
     group_a, group_b = (_group(root, name, with_seeds) for name in (name_a, name_b))
-    if with_seeds and not results.differences(group_a[0], group_b[0]):
+    if with_seeds and not predicted.differences(group_a[0], group_b[0]):
         raise UserError(f"{name_a} and {name_b} differ in nothing but the seed: with --seeds they are one group")
     if shared := {each.commit for each in group_a} & {each.commit for each in group_b}:
         common = ", ".join(str(each) for each in group_a if each.commit in shared)
@@ -80,16 +80,16 @@ def compare(root: Path, name_a: str, name_b: str, with_seeds: bool) -> OfNetwork
     return of_seeds(group_a, group_b)
 
 
-def of_networks(a: Revision, b: Revision) -> OfNetworks:
+def of_networks(a: Result, b: Result) -> OfNetworks:
     """Compare two revisions. Raises UserError where they are one, or are not about the same test images."""
     if a.commit == b.commit and a.record == b.record:
         raise UserError(f"{a} and {b} are the same result: there is nothing to compare")
     result_a, result_b = _load([a, b])
     pair = paired.compare(result_a.predictions, result_b.predictions)
-    return OfNetworks(result_a, result_b, results.differences(a, b), pair, _notes([a], [b]))
+    return OfNetworks(result_a, result_b, predicted.differences(a, b), pair, _notes([a], [b]))
 
 
-def of_seeds(a: Sequence[Revision], b: Sequence[Revision]) -> OfSeeds:
+def of_seeds(a: Sequence[Result], b: Sequence[Result]) -> OfSeeds:
     """Compare two groups of revisions. Raises UserError where they are not all about the same test images."""
     loaded = _load([*a, *b])
     measured = [
@@ -109,7 +109,7 @@ def of_seeds(a: Sequence[Revision], b: Sequence[Revision]) -> OfSeeds:
     return OfSeeds(
         a=loaded[: len(a)],
         b=loaded[len(a) :],
-        differences=results.differences(a[0], b[0]),
+        differences=predicted.differences(a[0], b[0]),
         accuracy=change("accuracy"),
         loss=change("loss"),
         calibration_error=change("calibration_error"),
@@ -118,26 +118,26 @@ def of_seeds(a: Sequence[Revision], b: Sequence[Revision]) -> OfSeeds:
     )
 
 
-def _group(root: Path, name: str, with_seeds: bool) -> list[Revision]:
+def _group(root: Path, name: str, with_seeds: bool) -> list[Result]:
     if selection.is_pattern(name):
         return selection.matching(root, name)
     found = selection.find(root, name)
     return selection.same_but_for_seed(root, found) if with_seeds else [found]
 
 
-def _load(revisions: Sequence[Revision]) -> list[Result]:
+def _load(revisions: Sequence[Result]) -> list[Predicted]:
     # A remote may have to be asked for each.
     shown = tqdm(
         revisions, desc="predictions", unit="result", leave=False, disable=None if len(revisions) > 2 else True
     )
-    loaded = [results.load(revision) for revision in shown]
-    results.require_same_test(loaded)
+    loaded = [predicted.load(revision) for revision in shown]
+    predicted.require_same_test(loaded)
     return loaded
 
 
-def _notes(a: Sequence[Revision], b: Sequence[Revision]) -> list[str]:
+def _notes(a: Sequence[Result], b: Sequence[Result]) -> list[str]:
     first, *others = [*a, *b]
-    if any(results.is_other_machine(first, other) for other in others):
+    if any(predicted.is_other_machine(first, other) for other in others):
         return ["These results come from different kinds of machine, which moves an accuracy as another seed does."]
     return []
 

@@ -3,12 +3,11 @@
 import fnmatch
 from pathlib import Path
 
-from samebits.comparison import results
+from samebits import results
+from samebits.comparison import predicted
 from samebits.errors import UserError
-from samebits.repository import git, revisions
-from samebits.repository.revisions import Revision
-
-WORKSPACE = "workspace"
+from samebits.repository import git
+from samebits.results import WORKSPACE, Result
 
 
 def is_pattern(name: str) -> bool:
@@ -16,12 +15,12 @@ def is_pattern(name: str) -> bool:
     return any(sign in name for sign in "*?[")
 
 
-def find(root: Path, name: str) -> Revision:
+def find(root: Path, name: str) -> Result:
     """Find a git revision, a DVC experiment or the workspace. Raises UserError where it is none, or holds no result."""
-    return revisions.workspace(root) if name == WORKSPACE else revisions.find(root, name)
+    return results.workspace(root) if name == WORKSPACE else results.find(root, name)
 
 
-def matching(root: Path, pattern: str) -> list[Revision]:
+def matching(root: Path, pattern: str) -> list[Result]:
     """Find the experiments whose names match `pattern`, one for each seed, by seed.
 
     Raises UserError where none matches, or where they differ in more than the seed.
@@ -31,7 +30,7 @@ def matching(root: Path, pattern: str) -> list[Revision]:
         raise UserError(f"no experiment's name matches {pattern}: `dvc exp list --all` lists them")
     group = [_named(root, commit, name) for commit, name in named.items()]
     for other in group[1:]:
-        if different := results.differences(group[0], other):
+        if different := predicted.differences(group[0], other):
             raise UserError(
                 f"{pattern} is no group of seeds: {group[0]} and {other} differ in {different[0]}"
                 + (f" and {len(different) - 1} more" if len(different) > 1 else "")
@@ -39,7 +38,7 @@ def matching(root: Path, pattern: str) -> list[Revision]:
     return _by_seed(group)
 
 
-def same_but_for_seed(root: Path, revision: Revision) -> list[Revision]:
+def same_but_for_seed(root: Path, revision: Result) -> list[Result]:
     """Find all results that differ from `revision` in nothing but the seed, one for each seed, by seed; it is one of them.
 
     Looked through are all experiments, branches, tags and HEAD.
@@ -54,19 +53,18 @@ def same_but_for_seed(root: Path, revision: Revision) -> list[Revision]:
             other = _named(root, commit, name)
         except UserError:  # a branch from before the first result is none to look at
             continue
-        if not results.differences(revision, other):
+        if not predicted.differences(revision, other):
             group.append(other)
     return _by_seed(group)
 
 
-def _named(root: Path, commit: str, name: str) -> Revision:
-    found = revisions.find(root, commit)
-    return Revision(root, name, found.commit, found.record)
+def _named(root: Path, commit: str, name: str) -> Result:
+    return results.of_commit(root, name, commit, None)
 
 
-def _by_seed(group: list[Revision]) -> list[Revision]:
+def _by_seed(group: list[Result]) -> list[Result]:
     """Keep the first result of each seed: the same training twice would count double."""
-    chosen: dict[str, Revision] = {}
+    chosen: dict[str, Result] = {}
     for revision in group:
-        chosen.setdefault(results.seed(revision), revision)
-    return sorted(chosen.values(), key=lambda revision: (len(seed := results.seed(revision)), seed))
+        chosen.setdefault(predicted.seed(revision), revision)
+    return sorted(chosen.values(), key=lambda revision: (len(seed := predicted.seed(revision)), seed))

@@ -4,11 +4,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from samebits import checkpoint, tracking
+from samebits import checkpoint, results
 from samebits.checkpoint import Checkpoint
 from samebits.errors import UserError
-from samebits.repository import git, revisions
-from samebits.repository.revisions import Revision
+from samebits.repository import git
+from samebits.repository.digests import file_md5, md5_of
+from samebits.results import Result
 
 CHECKPOINT = "data/model/checkpoint.safetensors"
 
@@ -19,7 +20,7 @@ class Trained:
 
     checkpoint: Checkpoint
     md5: str
-    revision: Revision | None
+    revision: Result | None
 
 
 def load(folder: Path, name: str | None = None, file: Path | None = None) -> Trained:
@@ -32,11 +33,11 @@ def load(folder: Path, name: str | None = None, file: Path | None = None) -> Tra
         if file is None and not (folder / "dvc.yaml").is_file():
             raise UserError(f"{folder} has no dvc.yaml: run this in the root of a clone of samebits")
         loaded = checkpoint.load(path)
-        return Trained(loaded, tracking.file_md5(path), None)
+        return Trained(loaded, file_md5(path), None)
     root = git.top_folder(folder)
     if root is None:
         raise UserError(f"{folder} is in no git repository: run this in a clone of samebits")
-    revision = revisions.find(root, name)
+    revision = results.find(root, name)
     if (content := revision.read(CHECKPOINT)) is None:
         raise UserError(
             f"the checkpoint of {revision} is neither in DVC's cache nor in a remote: `dvc push` it where it was trained, "
@@ -45,4 +46,4 @@ def load(folder: Path, name: str | None = None, file: Path | None = None) -> Tra
     with tempfile.TemporaryDirectory(prefix="samebits-") as temporary:
         path = Path(temporary) / Path(CHECKPOINT).name
         path.write_bytes(content)
-        return Trained(checkpoint.load(path), tracking.file_md5(path), revision)
+        return Trained(checkpoint.load(path), md5_of(content), revision)

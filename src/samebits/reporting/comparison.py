@@ -9,7 +9,7 @@ from tabulate import tabulate  # type: ignore[import-untyped]
 
 from samebits.comparison.compare import OfNetworks, OfSeeds
 from samebits.comparison.paired import Accuracies
-from samebits.comparison.results import Result
+from samebits.comparison.predicted import Predicted
 from samebits.comparison.seeds import Change, Group
 from samebits.comparison.statistics import Estimate
 
@@ -134,8 +134,8 @@ def who(comparison: OfNetworks | OfSeeds) -> list[str]:
     return lines
 
 
-def _title(results: "Result | Sequence[Result]") -> str:
-    if isinstance(results, Result):
+def _title(results: "Predicted | Sequence[Predicted]") -> str:
+    if isinstance(results, Predicted):
         return f"{results.revision}, {results.title}"
     recipe = results[0].title.rpartition(", ")[0]
     named = ", ".join(f"{result.facts.get('seed')} ({result.revision.name})" for result in results)
@@ -160,7 +160,7 @@ def _change_row(name: str, change: Change, digits: int, factor: float) -> tuple[
     return name, *groups, _plain(change.difference, digits, "+", factor), p
 
 
-def _seeds(results: Sequence[Result]) -> str:
+def _seeds(results: Sequence[Predicted]) -> str:
     return "1 seed" if len(results) == 1 else f"{len(results)} seeds"
 
 
@@ -195,7 +195,7 @@ def _escaped(text: str) -> str:
     return text
 
 
-def _result_values(result: Result) -> dict[str, Any]:
+def _result_values(result: Predicted) -> dict[str, Any]:
     return {"name": result.revision.name, "commit": result.revision.commit, "parameters": result.parameters}
 
 

@@ -2,25 +2,24 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from samebits import params, tracking
-from samebits.comparison import results
+from samebits.comparison import predicted
 from samebits.errors import UserError
 from samebits.repository import git
-from samebits.repository.revisions import Revision, Workspace
+from samebits.repository.lock import flatten
+from samebits.results import Result
 
 _CHECKPOINT = "data/model/checkpoint.safetensors"
-_HASHES = {"data": results.DESCRIPTION, "checkpoint": _CHECKPOINT, "predictions": results.PREDICTIONS}
+_HASHES = {"data": predicted.DESCRIPTION, "checkpoint": _CHECKPOINT, "predictions": predicted.PREDICTIONS}
 _ENVIRONMENT = "metrics/environment.json"
 
 
-def origin(revision: Revision) -> dict[str, str]:
+def origin(revision: Result) -> dict[str, str]:
     """Give where the result comes from, in words, by what it is."""
     rows = {"commit": revision.commit or "none: not in git"}
-    if isinstance(revision, Workspace):
+    if revision.is_workspace:
         # The result's own files follow from it.
         changed = [path for path in git.uncommitted(revision.root) if not path.startswith(("dvc.lock", "metrics/"))]
         if changed:
@@ -33,16 +32,19 @@ def origin(revision: Revision) -> dict[str, str]:
     return rows
 
 
-def machine(revision: Revision) -> dict[str, str]:
+def machine(revision: Result) -> dict[str, str]:
     """Give the kind of machine and the versions of libraries that the result was made with; empty where not recorded."""
     try:
         environment = json.loads(revision.read(_ENVIRONMENT) or b"{}")
     except ValueError:
         return {}
-    return dict(_rows(environment))
+    return {
+        key: ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for key, value in flatten(environment).items()
+    }
 
 
-def commands(revision: Revision) -> list[str]:
+def commands(revision: Result) -> list[str]:
     """Give the commands that bring the result back, and that prove it."""
     where = revision.commit[:12] or "COMMIT"
     return [
@@ -53,12 +55,12 @@ def commands(revision: Revision) -> list[str]:
     ]
 
 
-def _run(revision: Revision) -> str | None:
+def _run(revision: Result) -> str | None:
     """Name the run of this result in the tracking store, where there is one that can be asked."""
     uri = tracking.tracking_uri(revision.root)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         return None
-    data_md5, checkpoint_md5 = revision.md5(results.DESCRIPTION), revision.md5(_CHECKPOINT)
+    data_md5, checkpoint_md5 = revision.md5(predicted.DESCRIPTION), revision.md5(_CHECKPOINT)
     text = revision.read("params.yaml")
     if not (data_md5 and checkpoint_md5 and text):
         return None
@@ -76,13 +78,3 @@ def _run(revision: Revision) -> str | None:
     ):  # a tracking server fails in as many ways as there are servers, and the page does not depend on it
         return None
     return f"{run.info.run_name} ({run.info.run_id})" if run else None
-
-
-def _rows(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            rows += _rows(value, f"{prefix}{key}.")
-        else:
-            rows.append((f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
-    return rows

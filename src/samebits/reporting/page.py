@@ -11,16 +11,16 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from samebits import atomic, checkpoint
-from samebits.comparison import results
+from samebits.comparison import predicted
 from samebits.comparison.compare import OfNetworks, OfSeeds
-from samebits.comparison.results import Result
+from samebits.comparison.predicted import Predicted
 from samebits.data import prepared
 from samebits.errors import UserError
 from samebits.evaluation import metrics
 from samebits.reporting import comparison as tables_of
 from samebits.reporting import lineage, page_charts, page_images
 from samebits.reporting.page_images import TestImages
-from samebits.repository.revisions import Revision
+from samebits.results import Result
 from samebits.training import history
 
 _TEST_IMAGES = "data/prepared/test.safetensors"
@@ -46,9 +46,9 @@ class Cell:
     shade: int
 
 
-def write_result(revision: Revision, path: Path) -> None:
+def write_result(revision: Result, path: Path) -> None:
     """Write the page of one result. Raises UserError where something of it cannot be had."""
-    _write(path, _result(results.load(revision)))
+    _write(path, _result(predicted.load(revision)))
 
 
 def write_comparison(compared: OfNetworks | OfSeeds, path: Path) -> None:
@@ -80,7 +80,7 @@ def _write(path: Path, page: dict[str, Any]) -> None:
     atomic.write_text(path, templates.get_template("page.html.j2").render(page=page))
 
 
-def _result(result: Result) -> dict[str, Any]:
+def _result(result: Predicted) -> dict[str, Any]:
     revision, table = result.revision, result.predictions
     measured = metrics.summarize(table.probabilities, table.labels, table.class_names)
     with tempfile.TemporaryDirectory() as name:
@@ -108,7 +108,7 @@ def _result(result: Result) -> dict[str, Any]:
     }
 
 
-def _sentence(result: Result, measured: dict[str, Any]) -> str:
+def _sentence(result: Predicted, measured: dict[str, Any]) -> str:
     names, counts = result.predictions.class_names, np.bincount(result.predictions.labels, minlength=1)
     present = [name for position, name in enumerate(names) if position < len(counts) and counts[position]]
     best, worst = (
@@ -137,14 +137,14 @@ def _confusion(counts: np.ndarray) -> list[list[Cell]]:
     ]
 
 
-def _test_images(result: Result) -> TestImages:
+def _test_images(result: Predicted) -> TestImages:
     with tempfile.TemporaryDirectory() as name:
         _copy(result.revision, _TEST_IMAGES, Path(name))
         split = prepared.read_split(Path(name), "test")
     return TestImages(split.images, result.description.normalization)
 
 
-def _copy(revision: Revision, path: str, folder: Path) -> Path:
+def _copy(revision: Result, path: str, folder: Path) -> Path:
     copy = folder / Path(path).name
-    copy.write_bytes(results.require(revision, path))
+    copy.write_bytes(predicted.require(revision, path))
     return copy

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Result:
+class Evaluated:
     """What a trained network did on the test images: probabilities (N, classes), true labels (N,), metrics, history."""
 
     title: str
@@ -34,13 +34,13 @@ class Result:
         return predicted
 
 
-def most_confident_mistakes(result: Result, number: int) -> NDArray[np.int64]:
+def most_confident_mistakes(result: Evaluated, number: int) -> NDArray[np.int64]:
     """Give the indices of up to `number` images classified wrong, the most probable first."""
     wrong = np.flatnonzero(result.predicted != result.labels)
     return wrong[np.argsort(-result.probabilities.max(axis=1)[wrong], kind="stable")][:number]
 
 
-def draw_charts(result: Result, folder: Path) -> None:
+def draw_charts(result: Evaluated, folder: Path) -> None:
     """Draw training curves, confusion matrix, accuracy by class and reliability diagram into `folder` as PNG."""
     names, calibration = result.class_names, metrics.calibration(result.probabilities, result.labels)
     confusion = metrics.confusion_counts(result.labels, result.predicted, len(names))
@@ -63,7 +63,7 @@ def draw_charts(result: Result, folder: Path) -> None:
 
 
 def draw_images(
-    result: Result, heading: str, images: NDArray[np.uint8], indices: NDArray[np.int64], path: Path
+    result: Evaluated, heading: str, images: NDArray[np.uint8], indices: NDArray[np.int64], path: Path
 ) -> None:
     """Draw `images` (N, height, width, channels), the test images at `indices`, with true and predicted label."""
     labels, predicted = result.labels[indices], result.predicted[indices]

@@ -1,1 +1,1 @@
-"""All that speaks to git and DVC about revisions."""
+"""All that speaks to git and DVC."""

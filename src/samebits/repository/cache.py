@@ -1,6 +1,5 @@
 """DVC's cache of a repository: where it is, what it holds, and the records of stages that ran."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from samebits.errors import UserError
+from samebits.repository.digests import file_md5, md5_of
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,7 @@ class Cache:
 
     def is_whole(self, md5: str) -> bool:
         """Tell whether the object holds what its name says. Raises OSError where it cannot be read."""
-        with self.path(md5).open("rb") as file:
-            found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        return found == md5.removesuffix(".dir")
+        return file_md5(self.path(md5)) == md5.removesuffix(".dir")
 
     def members(self, md5: str) -> list[str]:
         """Give the names of the files of a folder, an object whose name ends with `.dir`; none where it is not there."""
@@ -61,8 +59,3 @@ def settings(root: Path) -> dict[str, Any]:
         return dict(Config(str(root / ".dvc")))
     except ConfigError as error:
         raise UserError(f"DVC cannot read its configuration ({error}): mend .dvc/config") from None
-
-
-def md5_of(content: bytes) -> str:
-    """Give the MD5 by which DVC names `content`."""
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from samebits.errors import UserError
-from samebits.repository import git, revisions
-from samebits.repository.cache import Cache, md5_of
+from samebits.repository import git, lock
+from samebits.repository.cache import Cache
+from samebits.repository.digests import md5_of
 
 # Where DVC records outputs: by the pipeline, and one by one (`dvc add`).
 _RECORDS = ("dvc.lock", "*.dvc")
@@ -44,10 +44,7 @@ def not_in_git(root: Path, objects: dict[str, str]) -> dict[str, str]:
 def _outputs(record: bytes, cache: Cache) -> dict[str, str]:
     """Give the objects of a dvc.lock, a .dvc file or a run record; none where it is damaged, as DVC itself goes on then."""
     try:
-        values = revisions.mapping(record, "a record")
-        stages = values.get("stages", {"": values})
-        entries: list[dict[str, Any]] = [entry for stage in stages.values() for entry in stage.get("outs", [])]
-        objects = {entry["md5"]: entry["path"] for entry in entries if "md5" in entry}
-    except (UserError, AttributeError, KeyError, TypeError):
+        objects = {output.md5: output.path for output in lock.read(record, "a record").outputs if output.md5}
+    except UserError:
         return {}
     return {member: path for name, path in objects.items() for member in cache.members(name)} | objects

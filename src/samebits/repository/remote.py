@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from samebits.errors import UserError
+from samebits.repository.digests import md5_of
 
 
 class Remote:
@@ -60,6 +61,19 @@ class Remote:
         paths = [self._objects.oid_to_path(name) for name in names]
         with self._refusing():
             self._cache.add(paths, self._fs, list(names), check_exists=False, verify=True, on_error=lambda _, __: None)
+
+    def read_object(self, name: str) -> bytes | None:
+        """Return the content of an object; None if it is damaged there. Raises UserError if it is not there."""
+        with self._refusing():
+            content: bytes = self._fs.cat_file(self._objects.oid_to_path(name))
+        return content if md5_of(content) == name.removesuffix(".dir") else None
+
+    def require_records(self) -> None:
+        """Raise UserError if it is one for which DVC keeps no run records."""
+        if (scheme := self.url.partition(":")[0]) in ("http", "https"):
+            raise UserError(
+                f"the remote {self.name} is reached by {scheme}, by which DVC shares no run records: use another protocol"
+            )
 
     def refuse(self, error: BaseException) -> UserError:
         """Give the line for what the remote, or the way to it, raised."""
@@ -120,10 +134,6 @@ def open_remote(root: Path, name: str | None, settings: Mapping[str, Any]) -> It
             f"{name} is no remote of this repository: it has {', '.join(known) or 'none'}; `dvc remote add` adds one"
         )
     scheme = settings["remote"][name]["url"].partition(":")[0]
-    if scheme in ("http", "https"):
-        raise UserError(
-            f"the remote {name} is reached by {scheme}, by which DVC shares no run records: use another protocol"
-        )
     try:
         repository = Repo(str(root))
     except DvcException as error:

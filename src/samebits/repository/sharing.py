@@ -23,6 +23,7 @@ def share(root: Path, remote_name: str | None) -> int:
         raise UserError(f"{root} is in no git repository: clone samebits, do not copy it")
     cache = caches.of(root)
     with open_remote(root, remote_name, settings) as remote:
+        remote.require_records()
         known = know(root, cache)
         if not known.objects:
             raise UserError(f"{root} knows no result yet: run `dvc repro`, or fetch the commits that record some")

@@ -47,7 +47,7 @@ def _receive(messages: "Queue[Message]") -> None:
         while not isinstance(message, End):
             message = pickle.load(sys.stdin.buffer)
             messages.put(message)
-    if message is None or isinstance(message, End) and messages.qsize() == 1:
+    if message is None or (isinstance(message, End) and messages.qsize() == 1):
         os._exit(0)  # the stage has ended before it began
     if not isinstance(message, End):
         messages.put(End("KILLED"))  # the stage is gone

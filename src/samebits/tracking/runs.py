@@ -1,6 +1,5 @@
 """A run of a result: what it says, how it is found by content, how two runs of one result become one."""
 
-import hashlib
 import json
 import math
 import platform
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samebits.inputs import Origin
+from samebits.processes import is_alive
+from samebits.repository.digests import md5_of
 from samebits.repository.lock import flatten
 from samebits.tracking.store import Store
 
@@ -45,12 +46,12 @@ class Opened:
 
 def content_md5(parameters: Mapping[str, Any], data_md5: str, checkpoint_md5: str) -> str:
     """The one value by which a result's run is found."""
-    return _md5(f"{data_md5} {checkpoint_md5} {parameters_md5(parameters)}")
+    return md5_of(f"{data_md5} {checkpoint_md5} {parameters_md5(parameters)}".encode())
 
 
 def parameters_md5(parameters: Mapping[str, Any]) -> str:
     """The md5 of the parameters as canonical JSON."""
-    return _md5(json.dumps(parameters, sort_keys=True, separators=(",", ":"), allow_nan=False))
+    return md5_of(json.dumps(parameters, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
 
 
 def result_tags(parameters: Mapping[str, Any], data_md5: str, checkpoint_md5: str) -> dict[str, str]:
@@ -216,7 +217,7 @@ def close_abandoned(store: Store) -> None:
     here = f"tags.`samebits.host` = '{platform.node()}'"
     for run in _search(store, f"attributes.status = 'RUNNING' and {here}"):
         tags = run.data.tags
-        if not _is_alive(int(tags["samebits.pid"]), float(tags["samebits.process_started"])):
+        if not is_alive(int(tags["samebits.pid"]), float(tags["samebits.process_started"])):
             store.client.set_terminated(run.info.run_id, "KILLED")
 
 
@@ -236,17 +237,6 @@ def _process_tags() -> dict[str, str]:
     }
 
 
-def _is_alive(pid: int, started: float) -> bool:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        # Another start time: another process has the number now. 2 s: setting the clock moves start times.
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < 2
-    except psutil.NoSuchProcess:
-        return False
-
-
 def _key(name: str) -> str:
     """`name` in the characters that MLflow and its user interface take for a key."""
     return re.sub(r"[^\w.\- ]", "_", name)[:_MAX_KEY]
@@ -254,10 +244,6 @@ def _key(name: str) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _md5(text: str) -> str:
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 from tabulate import tabulate  # type: ignore[import-untyped]
 
 from samebits.reporting import terminal
-from samebits.repository.revisions import Revision
+from samebits.results import Result
 from samebits.verification.outputs import ENVIRONMENT, Row, Verdict
 
 HISTORY = "data/model/history.csv"
@@ -21,10 +21,10 @@ _NOWHERE = "is neither in git nor whole in DVC's cache or its remote"
 
 
 class Explanation:
-    """Explains the `rows` that a repetition of `revision` in `folder` got."""
+    """Explains the `rows` that a repetition of `result` in `folder` got."""
 
-    def __init__(self, revision: Revision, rows: list[Row], folder: Path) -> None:
-        self._revision = revision
+    def __init__(self, result: Result, rows: list[Row], folder: Path) -> None:
+        self._result = result
         self._folder = folder
         self._made = {row.path: row.verdict for row in rows if row.got}
         self._first = next((row for row in rows if row.counts), None)
@@ -62,7 +62,7 @@ class Explanation:
         recorded = self._environment(paths[0])
         if recorded is None and (recorded := self._environment(_COMMITTED_ENVIRONMENT)):
             recorded |= {"num_threads": here.get("num_threads")}  # those of another stage
-        if self._revision.yaml("params.yaml").get("device") == "auto":
+        if self._result.yaml("params.yaml").get("device") == "auto":
             became = f", {recorded.get('device')} in the record" if recorded else ""
             yield f"device: auto became {here.get('device')} here{became}"
         if recorded is None:
@@ -88,7 +88,9 @@ class Explanation:
     def _recorded(self, path: str) -> bytes | None:
         if self._made.get(path) is Verdict.IDENTICAL:
             return (self._folder / path).read_bytes()
-        return self._revision.read(path)
+        if self._made.get(path) is Verdict.EDITED:
+            return self._result.file(path)
+        return self._result.read(path)
 
 
 def _rows(table: bytes) -> list[dict[str, str]]:

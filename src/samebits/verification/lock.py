@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from samebits.errors import UserError, as_one_line
-from samebits.repository import pipeline, revisions
+from samebits.repository import lock, pipeline
 
 
 def require_fresh(root: Path) -> None:
@@ -15,7 +15,7 @@ def require_fresh(root: Path) -> None:
     if not (root / "dvc.lock").is_file():
         raise UserError(f"{root} has no dvc.lock: run `dvc repro`")
     # Of the stages before, none of which has an output here: a training on other data than dvc.lock prepares, say.
-    misfits = revisions.read_lock((root / "dvc.lock").read_bytes(), "dvc.lock").misfits
+    misfits = lock.read((root / "dvc.lock").read_bytes(), "dvc.lock").misfits
     stale = misfits | {
         stage: [*changes.dependencies, *changes.outputs, *misfits.get(stage, [])]
         for stage, changes in pipeline.changes(root, None, os.environ).items()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
+from samebits.processes import is_alive
 from samebits.verification.finding import Finding, shown
 
 
@@ -81,24 +82,12 @@ def _locked_paths(root: Path) -> Iterator[Finding]:
     except (ValueError, LookupError, TypeError, AttributeError):
         yield Finding("wrong", f"{name} is not what DVC writes, which then refuses to run", f"remove {name}")
         return
-    living = {(pid, command) for pid, command in processes if _is_alive(pid, written)}
+    living = {(pid, command) for pid, command in processes if is_alive(pid, written)}
     for pid, command in sorted(living):
         yield Finding("note", f"DVC is at work here: {name} is held by {_named(pid, [command])}")
     for pid, command in sorted(processes - living):
         remedy = f"remove {name}" + (" when nobody else is at work" if living else "")
         yield Finding("wrong", f"{name} is held by {_named(pid, [command])}, which lives no more", remedy)
-
-
-def _is_alive(pid: int, since: float) -> bool:
-    """Whether the process that had this number at the time `since` still runs."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        # One that started later has only got the number. 2 s: setting the clock moves start times.
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < since + 2
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _named(pid: int, command: Sequence[str]) -> str:

@@ -1,6 +1,5 @@
 """The objects of DVC's cache, read again: DVC takes a read-only one for whole, whatever it holds."""
 
-import hashlib
 import io
 import json
 import os
@@ -12,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from tqdm import tqdm
 
 from samebits.errors import UserError
+from samebits.repository import lock
+from samebits.repository.digests import file_md5
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -77,14 +76,12 @@ def outputs(root: Path, cache: Path) -> dict[str, list[str]]:
     """Tell for each object's name which outputs of dvc.lock hold it. Raises UserError where dvc.lock is no YAML."""
     paths: defaultdict[str, list[str]] = defaultdict(list)
     try:
-        stages = YAML(typ="safe").load(root / "dvc.lock")["stages"]
-        recorded = [output for stage in stages.values() for output in stage.get("outs", ())]
+        recorded = lock.read((root / "dvc.lock").read_bytes(), "dvc.lock").outputs
     except FileNotFoundError:
         return paths
-    except (YAMLError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
+    except UserError:
         raise UserError("dvc.lock is not what DVC writes: restore it with `git checkout dvc.lock`") from None
-    for output in recorded:
-        name, path = output.get("md5", ""), output["path"]
+    for name, path in ((output.md5, output.path) for output in recorded):
         paths[name].append(path)
         if name.endswith(".dir"):
             for member, relative in _members(cache / "files" / "md5" / name[:2] / name[2:]):
@@ -95,8 +92,7 @@ def outputs(root: Path, cache: Path) -> dict[str, list[str]]:
 def content_md5(path: Path) -> str | None:
     """The MD5 of a file's content, through links; None where there is no file to read."""
     try:
-        with open(path, "rb") as file:
-            return _digest(file)
+        return file_md5(path)
     except OSError:
         return None
 
@@ -125,17 +121,13 @@ def _fault(path: Path, bar: "tqdm[Any]") -> Fault | None:
         return Fault(path, reason="not a file")
     try:
         with _Watched(path, bar) as file:
-            found = _digest(file)
+            found = file_md5(file)
     except FileNotFoundError:
         return None
     except OSError as error:
         return Fault(path, reason=error.strerror or str(error))
     expected = path.parent.name + path.name.removesuffix(".dir")
     return None if found == expected else Fault(path, found)
-
-
-def _digest(file: io.FileIO | io.BufferedReader) -> str:
-    return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _members(listing: Path) -> list[tuple[str, str]]:

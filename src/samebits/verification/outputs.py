@@ -6,7 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from samebits.repository.revisions import Output, Revision
+from samebits.repository.lock import Output
+from samebits.results import Result
 
 # Files of this name describe the kind of machine, which may be another.
 ENVIRONMENT = "environment.json"
@@ -44,22 +45,22 @@ class Row:
         return self.verdict not in _HARMLESS
 
 
-def compare(revision: Revision, made: list[Output], folder: Path, edited: Collection[str]) -> list[Row]:
+def compare(result: Result, made: list[Output], folder: Path, edited: Collection[str]) -> list[Row]:
     """Compare what the repetition in `folder` has made with the record, stage by stage in the order in which they ran.
 
     `edited` are the files that git holds otherwise than the record.
     """
-    recorded = {(output.stage, output.path): output.md5 for output in revision.record.outputs}
+    recorded = {(output.stage, output.path): output.md5 for output in result.record.outputs}
     got = {(output.stage, output.path): output.md5 for output in made}
     rows = []
     for stage in dict.fromkeys(output.stage for output in made):
         for key in sorted(key for key in {*recorded, *got} if key[0] == stage):
             hashes = recorded.get(key, ""), got.get(key, "")
-            rows.append(Row(*key, *hashes, _verdict(revision, key[1], *hashes, folder, key[1] in edited)))
+            rows.append(Row(*key, *hashes, _verdict(result, key[1], *hashes, folder, key[1] in edited)))
     return rows
 
 
-def _verdict(revision: Revision, path: str, recorded: str, got: str, folder: Path, is_edited: bool) -> Verdict:
+def _verdict(result: Result, path: str, recorded: str, got: str, folder: Path, is_edited: bool) -> Verdict:
     if not recorded or not got:
         return Verdict.NOT_MADE if recorded else Verdict.NOT_RECORDED
     if Path(path).name == ENVIRONMENT:
@@ -70,7 +71,7 @@ def _verdict(revision: Revision, path: str, recorded: str, got: str, folder: Pat
         return Verdict.IDENTICAL
     if Path(path).suffix != ".png":
         return Verdict.DIFFERENT
-    picture = revision.read(path)
+    picture = result.read(path)
     if picture is None:
         return Verdict.PIXELS_UNKNOWN
     return Verdict.SAME_PIXELS if _pixels(picture) == _pixels((folder / path).read_bytes()) else Verdict.DIFFERENT

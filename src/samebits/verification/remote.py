@@ -4,7 +4,7 @@ from pathlib import Path
 
 from samebits.errors import UserError, as_one_line
 from samebits.repository import cache as caches
-from samebits.repository import git, revisions
+from samebits.repository import git, lock
 from samebits.repository.remote import open_remote
 
 
@@ -13,13 +13,11 @@ def require_shared(root: Path) -> int:
 
     Raises UserError where it lacks one, or holds one of another size, or cannot be asked. What git holds needs no remote.
     """
-    lock = root / "dvc.lock"
-    if not lock.is_file():
+    path = root / "dvc.lock"
+    if not path.is_file():
         raise UserError(f"{root} has no dvc.lock: run `dvc repro`")
     in_git = git.files(root, "HEAD")
-    outputs = [
-        output for output in revisions.read_lock(lock.read_bytes(), "dvc.lock").outputs if output.path not in in_git
-    ]
+    outputs = [output for output in lock.read(path.read_bytes(), "dvc.lock").outputs if output.path not in in_git]
     with open_remote(root, None, caches.settings(root)) as remote:
         there = remote.object_sizes([output.md5 for output in outputs])
         missing = [output.path for output in outputs if output.md5 not in there]

@@ -2,15 +2,14 @@
 
 import json
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from samebits import tracking
 from samebits.errors import UserError
-from samebits.repository import cache as caches
 from samebits.repository import git
-from samebits.repository.revisions import Output, Record, Revision, mapping
+from samebits.repository.lock import Output, Record
+from samebits.results import Result
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -22,33 +21,7 @@ _OUTPUTS_BY_TAG = {
 }
 
 
-@dataclass(frozen=True)
-class TrackedRun(Revision):
-    """What `Revision` is for a commit: `record` says what came out, and the artifacts hold some of it."""
-
-    run_id: str
-    patch: bytes
-    artifacts: dict[str, bytes]
-
-    def __str__(self) -> str:
-        return f"run {self.run_id} ({self.commit[:7]}{' with its changes' if self.patch else ''})"
-
-    def yaml(self, path: str) -> dict[str, Any]:
-        """Parse a YAML file, as the run had it."""
-        content = self.artifacts.get(path) or git.read(self.root, self.commit, path)
-        return mapping(content, f"{path} of {self}")
-
-    def read(self, path: str) -> bytes | None:
-        """Give the content of an output from DVC's cache or the run itself; None where neither has it."""
-        recorded = {output.md5 for output in self.record.outputs if output.path == path}
-        for md5 in recorded:
-            if (content := caches.of(self.root).read(md5)) is not None:
-                return content
-        content = self.artifacts.get(Path(path).name)
-        return content if content is not None and caches.md5_of(content) in recorded else None
-
-
-def find(root: Path, run_id: str) -> TrackedRun:
+def find(root: Path, run_id: str) -> Result:
     """Find a complete run by its id. Raises UserError where there is none, or where this repository cannot repeat it."""
     with tracking.store_errors(root):
         store = tracking.open_store(root)
@@ -64,7 +37,11 @@ def find(root: Path, run_id: str) -> TrackedRun:
                 store.client.download_artifacts(run_id, path, folder)
             artifacts = {path: (Path(folder) / path).read_bytes() for path in paths}
     commit, patch = _origin(root, run, artifacts)
-    return TrackedRun(root, f"run {run_id}", commit, _record(run, artifacts), run_id, patch, artifacts)
+
+    def file(path: str) -> bytes | None:
+        return artifacts.get(Path(path).name) or git.read(root, commit, path) or None
+
+    return Result(f"run {run_id}", root, commit, _record(run, artifacts), file, patch)
 
 
 def _origin(root: Path, run: "Run", artifacts: dict[str, bytes]) -> tuple[str, bytes]:
@@ -90,6 +67,6 @@ def _origin(root: Path, run: "Run", artifacts: dict[str, bytes]) -> tuple[str, b
 
 def _record(run: "Run", artifacts: dict[str, bytes]) -> Record:
     if content := artifacts.get(tracking.OUTPUTS):
-        return Record([Output(**entry) for entry in json.loads(content)], {})
+        return Record.of(Output(**entry) for entry in json.loads(content))
     tags = run.data.tags
-    return Record([Output(each.stage, each.path, tags[tag], 0) for tag, each in _OUTPUTS_BY_TAG.items()], {})
+    return Record.of(Output(each.stage, each.path, tags[tag], 0) for tag, each in _OUTPUTS_BY_TAG.items())

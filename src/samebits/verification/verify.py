@@ -8,12 +8,13 @@ from pathlib import Path
 
 from tabulate import tabulate  # type: ignore[import-untyped]
 
+from samebits import results
 from samebits.data import cifar10
 from samebits.errors import UserError
 from samebits.repository import cache as caches
-from samebits.repository import clones, git, pipeline, revisions
+from samebits.repository import clones, git, lock, pipeline
 from samebits.repository.clones import Clone
-from samebits.repository.revisions import Revision
+from samebits.results import Result
 from samebits.verification import tracked
 from samebits.verification.explanation import Explanation
 from samebits.verification.outputs import Row, Verdict, compare
@@ -28,14 +29,14 @@ def verify(folder: Path, name: str = "HEAD", stage: str | None = None) -> int:
     ones, else 1. Raises UserError where they could not be made.
     """
     root = _root(folder)
-    revision = revisions.find(root, name)
-    _require_stage(revision, stage)
-    _note_uncommitted(root, revision)
-    with _clean_clone(revision) as clone:
+    result = results.find(root, name)
+    _require_stage(result, stage)
+    _note_uncommitted(root, result)
+    with _clean_clone(result) as clone:
         changes = pipeline.changes(clone.root, stage, clone.environment)
-        _say_other_origin(revision, changes)
+        _say_other_origin(result, changes)
         edited = {path for change in changes.values() for path in change.outputs}
-        return _repeat(revision, stage, clone, edited)
+        return _repeat(result, stage, clone, edited, is_run=False)
 
 
 def verify_run(folder: Path, run_id: str, keep: bool, stage: str | None = None) -> int:
@@ -46,14 +47,14 @@ def verify_run(folder: Path, run_id: str, keep: bool, stage: str | None = None) 
     root = _root(folder)
     run = tracked.find(root, run_id)
     _require_stage(run, stage)
-    target = root / ".samebits" / "runs" / run.run_id
+    target = root / ".samebits" / "runs" / run_id
     if keep and target.exists():
         raise UserError(f"{target} is there already, from a run that was kept before: move it away, or work in it")
     with _clean_clone(run) as clone:
         if run.patch:
             clones.apply(clone, run.patch)
         try:
-            return _repeat(run, stage, clone, set())
+            return _repeat(run, stage, clone, set(), is_run=True)
         finally:
             if keep:
                 clones.keep(clone, target, caches.of(root).root)
@@ -61,33 +62,32 @@ def verify_run(folder: Path, run_id: str, keep: bool, stage: str | None = None) 
 
 
 @contextmanager
-def _clean_clone(revision: Revision) -> Iterator[Clone]:
-    num_bytes = sum(output.size for output in revision.record.outputs)
-    with clones.clean(revision.root, revision.commit, num_bytes, _raw_data(revision)) as clone:
-        _fetch_own_images(revision, clone.root)
+def _clean_clone(result: Result) -> Iterator[Clone]:
+    num_bytes = sum(output.size for output in result.record.outputs)
+    with clones.clean(result.root, result.commit, num_bytes, _raw_data(result)) as clone:
+        _fetch_own_images(result, clone.root)
         yield clone
 
 
-def _repeat(revision: Revision, stage: str | None, clone: Clone, edited: Collection[str]) -> int:
+def _repeat(result: Result, stage: str | None, clone: Clone, edited: Collection[str], is_run: bool) -> int:
     """Run the stages in the clone and print how their outputs compare with the record; 0 where all that count are the same."""
-    print(f"running {revision} in a clean clone, without any cache", flush=True)
+    print(f"running {result} in a clean clone, without any cache", flush=True)
     if code := pipeline.reproduce_from_nothing(clone.root, stage, clone.environment):
-        raise UserError(f"{revision} could not be run: `dvc repro` ended with exit code {code}, for the reason above")
-    made = revisions.read_lock((clone.root / "dvc.lock").read_bytes(), "the new dvc.lock").outputs
-    if isinstance(revision, tracked.TrackedRun):  # older ones record only some outputs
-        recorded = {output.path for output in revision.record.outputs}
-        made = [output for output in made if output.path in recorded]
-    rows = compare(revision, made, clone.root, edited)
+        raise UserError(f"{result} could not be run: `dvc repro` ended with exit code {code}, for the reason above")
+    made = lock.read((clone.root / "dvc.lock").read_bytes(), "the new dvc.lock").outputs
+    if is_run:  # older ones record only some outputs
+        made = [output for output in made if output.path in result.record.hashes]
+    rows = compare(result, made, clone.root, edited)
     print(_table(rows))
-    for line in Explanation(revision, rows, clone.root).lines():
+    for line in Explanation(result, rows, clone.root).lines():
         print(line)
     different = [row for row in rows if row.counts]
     same = [row for row in rows if row.verdict is Verdict.IDENTICAL]
     if different:
-        print(f"different: {len(different)} of {len(rows)} outputs of {revision}")
+        print(f"different: {len(different)} of {len(rows)} outputs of {result}")
         return 1
     apart = f", the other {len(rows) - len(same)} in all that counts" if len(same) < len(rows) else ""
-    print(f"identical: {len(same)} of {len(rows)} outputs of {revision} bit for bit{apart}")
+    print(f"identical: {len(same)} of {len(rows)} outputs of {result} bit for bit{apart}")
     return 0
 
 
@@ -98,40 +98,40 @@ def _root(folder: Path) -> Path:
     return root
 
 
-def _require_stage(revision: Revision, stage: str | None) -> None:
-    names = list(revision.yaml("dvc.yaml").get("stages") or {})
+def _require_stage(result: Result, stage: str | None) -> None:
+    names = list(result.yaml("dvc.yaml").get("stages") or {})
     if stage is not None and stage.partition("@")[0] not in names:  # what follows an @ is an item of foreach or matrix
-        raise UserError(f"{stage} is no stage of {revision}: its dvc.yaml has {', '.join(names) or 'none'}")
+        raise UserError(f"{stage} is no stage of {result}: its dvc.yaml has {', '.join(names) or 'none'}")
 
 
-def _note_uncommitted(root: Path, revision: Revision) -> None:
+def _note_uncommitted(root: Path, result: Result) -> None:
     if files := git.uncommitted(root):
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-        print(f"note: uncommitted changes ({', '.join(files[:3])}{more}) are not part of {revision}", file=sys.stderr)
+        print(f"note: uncommitted changes ({', '.join(files[:3])}{more}) are not part of {result}", file=sys.stderr)
 
 
-def _raw_data(revision: Revision) -> dict[str, str]:
+def _raw_data(result: Result) -> dict[str, str]:
     """Name the user's raw data to the clone: the folder of SAMEBITS_DATA, or the workspace's own where CIFAR-10 is there."""
     if chosen := os.environ.get("SAMEBITS_DATA"):
-        return {"SAMEBITS_DATA": str((revision.root / chosen).resolve())}
-    match revision.yaml("params.yaml"):
+        return {"SAMEBITS_DATA": str((result.root / chosen).resolve())}
+    match result.yaml("params.yaml"):
         case {"data": {"path": str(path)}}:
-            raw = revision.root / path
+            raw = result.root / path
         case _:
-            raw = revision.root / "data/raw"
+            raw = result.root / "data/raw"
     return {"SAMEBITS_DATA": str(raw)} if cifar10.is_at_hand(raw) else {}
 
 
-def _fetch_own_images(revision: Revision, clone: Path) -> None:
+def _fetch_own_images(result: Result, clone: Path) -> None:
     """Put the images of a data source `folder` that DVC tracks into the clone; others lie outside, where both find them."""
-    match revision.yaml("params.yaml"):
+    match result.yaml("params.yaml"):
         case {"data": {"source": "folder", "path": str(path)}} if (clone / f"{path}.dvc").is_file():
-            pipeline.fetch(revision.root, revision.commit, path, clone / path)
+            pipeline.fetch(result.root, result.commit, path, clone / path)
 
 
-def _say_other_origin(revision: Revision, changes: dict[str, pipeline.Changes]) -> None:
+def _say_other_origin(result: Result, changes: dict[str, pipeline.Changes]) -> None:
     """Say from what the record was made that the revision holds otherwise, file by file with the stages it concerns."""
-    recorded = {output.stage for output in revision.record.outputs}
+    recorded = {output.stage for output in result.record.outputs}
     stages_of: dict[str, list[str]] = {}
     for stage, change in changes.items():
         if stage.endswith(".dvc"):  # images that DVC tracks: their record is this file, not dvc.lock
@@ -141,14 +141,14 @@ def _say_other_origin(revision: Revision, changes: dict[str, pipeline.Changes]) 
             continue
         for path in change.dependencies:
             stages_of.setdefault(path, []).append(stage)
-        for path in revision.record.misfits.get(stage, []):
+        for path in result.record.misfits.get(stage, []):
             stages_of.setdefault(f"{path}, not the recorded output", []).append(stage)
     if stages_of:
-        print(f"dvc.lock of {revision} was made by other code, parameters or data than the revision holds:")
+        print(f"dvc.lock of {result} was made by other code, parameters or data than the revision holds:")
         for what, stages in stages_of.items():
             print(f"  {what} ({', '.join(stages)})")
     for path in (path for change in changes.values() for path in change.outputs):
-        print(f"{path} of {revision} was edited after dvc.lock recorded it")
+        print(f"{path} of {result} was edited after dvc.lock recorded it")
 
 
 def _table(rows: list[Row]) -> str:

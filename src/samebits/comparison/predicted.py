@@ -1,15 +1,15 @@
-"""A result to compare: what the network predicted for each test image, and all that its dvc.lock says decided it."""
+"""What a result is compared by: what the network predicted for each test image, and all that its dvc.lock says decided it."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from samebits.data import prepared
 from samebits.errors import UserError
 from samebits.evaluation import predictions
 from samebits.evaluation.predictions import Predictions
-from samebits.repository.revisions import Revision, Workspace
+from samebits.repository.lock import flatten
+from samebits.results import Result
 
 PREDICTIONS = "data/evaluation/predictions.csv"
 DESCRIPTION = f"data/prepared/{prepared.DESCRIPTION}"
@@ -19,10 +19,10 @@ _SEED = "seed"
 
 
 @dataclass(frozen=True)
-class Result:
-    """A revision's predictions, the description of their data, and its `facts`: parameters and hashes by name."""
+class Predicted:
+    """A result's predictions, the description of their data, and its `facts`: parameters and hashes by name."""
 
-    revision: Revision
+    revision: Result
     predictions: Predictions
     description: prepared.Description
     facts: dict[str, str]
@@ -38,7 +38,7 @@ class Result:
         return {name: value for name, value in self.facts.items() if not _is_file(name)}
 
 
-def load(revision: Revision) -> Result:
+def load(revision: Result) -> Predicted:
     """Read what a comparison needs. Raises UserError where it is not recorded, cannot be had or is damaged."""
     content = require(revision, DESCRIPTION)
     try:
@@ -46,17 +46,17 @@ def load(revision: Revision) -> Result:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{DESCRIPTION} of {revision} is damaged ({error})") from None
     table = predictions.read(require(revision, PREDICTIONS), f"{PREDICTIONS} of {revision}")
-    return Result(revision, table, description, facts(revision))
+    return Predicted(revision, table, description, facts(revision))
 
 
-def require(revision: Revision, path: str) -> bytes:
+def require(revision: Result, path: str) -> bytes:
     """Give the content of an output. Raises UserError, saying what to pull, where it cannot be had."""
     if revision.md5(path) is None:
         raise UserError(f"{revision} records no {path}: run `dvc repro` there and commit dvc.lock")
     content = revision.read(path)
     if content is not None:
         return content
-    if isinstance(revision, Workspace):
+    if revision.is_workspace:
         raise UserError(f"{path} is not in the workspace as dvc.lock records it: run `dvc pull` or `dvc repro`")
     raise UserError(
         f"{path} of {revision} is neither in DVC's cache nor on its remote: have it pushed with `dvc push` from where it was "
@@ -64,13 +64,13 @@ def require(revision: Revision, path: str) -> bytes:
     )
 
 
-def facts(revision: Revision) -> dict[str, str]:
+def facts(revision: Result) -> dict[str, str]:
     """Give what decided a result, by name: parameters as their values, code and data as their hashes."""
-    parameters = {_without_recipe(key): value for key, value in _flat(revision.record.params).items()}
+    parameters = {_without_recipe(key): str(value) for key, value in flatten(revision.record.params).items()}
     return parameters | revision.record.dependencies | {DESCRIPTION: revision.md5(DESCRIPTION) or ""}
 
 
-def differences(a: Revision, b: Revision) -> list[str]:
+def differences(a: Result, b: Result) -> list[str]:
     """Name what decided two results otherwise, the seed aside: parameters with both values, then code and data by path."""
     before, after = facts(a), facts(b)
     names = [name for name in {**before, **after} if before.get(name) != after.get(name) and name != _SEED]
@@ -79,17 +79,17 @@ def differences(a: Revision, b: Revision) -> list[str]:
     return values + files or [name for name in names if name.startswith("data/")]
 
 
-def seed(revision: Revision) -> str:
+def seed(revision: Result) -> str:
     """Give the seed that a result was made with."""
     return facts(revision).get(_SEED, "?")
 
 
-def is_other_machine(a: Revision, b: Revision) -> bool:
+def is_other_machine(a: Result, b: Result) -> bool:
     """Tell whether two results come from different kinds of machine."""
     return a.md5(_ENVIRONMENT) != b.md5(_ENVIRONMENT)
 
 
-def require_same_test(results: Sequence[Result]) -> None:
+def require_same_test(results: Sequence[Predicted]) -> None:
     """Raise UserError where results are not about the same test images."""
     first, *others = results
     for other in others:
@@ -106,23 +106,13 @@ def require_same_test(results: Sequence[Result]) -> None:
             raise UserError(f"{pair} have different test sets: they cannot be compared")
 
 
-def _are_other_images(a: Result, b: Result) -> bool:
+def _are_other_images(a: Predicted, b: Predicted) -> bool:
     """Tell whether test images differ for sure: other sources, or other bytes though normalized the same way."""
     if a.description.source != b.description.source:
         return True
     if a.description.normalization != b.description.normalization:
         return False
     return a.revision.md5(_TEST_IMAGES) != b.revision.md5(_TEST_IMAGES)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat
 
 
 def _without_recipe(key: str) -> str:

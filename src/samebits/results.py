@@ -1,0 +1,117 @@
+"""A result, wherever it lies: its code and parameters, what its stages recorded, and the files that came out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from samebits.errors import UserError
+from samebits.repository import cache as caches
+from samebits.repository import git, lock
+from samebits.repository.digests import md5_of
+from samebits.repository.lock import Record
+from samebits.repository.remote import open_remote
+
+WORKSPACE = "workspace"
+# What a result must hold, and what it means if it does not.
+_WITHOUT = {
+    "dvc.yaml": "it is from before the pipeline",
+    "dvc.lock": "it is from before the first result, which `dvc repro` and a commit of dvc.lock record",
+}
+# Reads what git holds under a name such as `main:params.yaml`.
+Read = Callable[[str], bytes | None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result that the repository in `root` knows, under the name that the user has for it.
+
+    Its files are those of `commit` ("" without any) with the changes in `patch`; `file` reads one of them as it is.
+    """
+
+    name: str
+    root: Path
+    commit: str
+    record: Record
+    file: Read
+    patch: bytes = b""
+    experiment: str | None = None
+    is_workspace: bool = False
+
+    def __str__(self) -> str:
+        if self.is_workspace:
+            return self.name
+        short = self.commit[:7]
+        changes = " with its changes" if self.patch else ""
+        return short if self.commit.startswith(self.name) else f"{self.name} ({short}{changes})"
+
+    def yaml(self, path: str) -> dict[str, Any]:
+        """Parse one of its YAML files; empty if there is none. Raises UserError if it is damaged."""
+        return lock.mapping(self.file(path) or b"", f"{path} of {self}")
+
+    def md5(self, path: str) -> str | None:
+        """Return the recorded hash of an output; None if there is no such output."""
+        return self.record.hashes.get(path)
+
+    def at_hand(self, path: str) -> bytes | None:
+        """Return an output as it is recorded, or another file: its own or from DVC's cache; None if neither has it."""
+        content, md5 = self.file(path), self.md5(path)
+        return content if not md5 or (content is not None and md5_of(content) == md5) else self.cache.read(md5)
+
+    def read(self, path: str) -> bytes | None:
+        """Do as `at_hand` does, and ask DVC's default remote last."""
+        md5 = self.md5(path)
+        return content if (content := self.at_hand(path)) is not None or not md5 else self._from_remote(md5)
+
+    @cached_property
+    def cache(self) -> caches.Cache:
+        """DVC's cache in its repository."""
+        return caches.of(self.root)
+
+    def _from_remote(self, md5: str) -> bytes | None:
+        try:
+            # The remotes of today: a revision from before a remote was named knows of none.
+            with open_remote(self.root, None, caches.settings(self.root)) as remote:
+                return remote.read_object(md5)
+        except UserError:
+            return None
+
+
+def find(root: Path, name: str, read: Read | None = None) -> Result:
+    """Find the commit, branch, tag or DVC experiment `name`. Raises UserError if it is none, or holds no result."""
+    commits = [commit] if (commit := git.commit(root, name)) else git.experiments(root, name)
+    if not commits:
+        raise UserError(
+            f"{name} is no revision of {root}: give a commit, a branch, a tag or the name of a DVC experiment"
+        )
+    if len(commits) > 1:
+        raise UserError(f"{name} is the name of {len(commits)} experiments: give a commit, {', '.join(commits)}")
+    return of_commit(root, name, commits[0], git.experiment_names(root).get(commits[0]), read)
+
+
+def of_commit(root: Path, name: str, commit: str, experiment: str | None, read: Read | None = None) -> Result:
+    """Return the result of a commit, read by `read` if there are many. Raises UserError if it holds none."""
+
+    def file(path: str) -> bytes | None:
+        return read(f"{commit}:{path}") if read else git.read(root, commit, path) or None
+
+    return _with_record(Result(name, root, commit, Record({}), file, experiment=experiment))
+
+
+def workspace(root: Path) -> Result:
+    """Return what lies in the workspace `root`. Raises UserError if it holds no result."""
+
+    def file(path: str) -> bytes | None:
+        return (root / path).read_bytes() if (root / path).is_file() else None
+
+    head = git.commit(root)
+    patch = git.diff(root, head) if head else b""
+    return _with_record(Result(WORKSPACE, root, head or "", Record({}), file, patch, is_workspace=True))
+
+
+def _with_record(empty: Result) -> Result:
+    for path, why in _WITHOUT.items():
+        if not empty.file(path):
+            raise UserError(f"{empty} has no {path}: {why}")
+    return replace(empty, record=lock.read(empty.file("dvc.lock") or b"", f"dvc.lock of {empty}"))
