@@ -80,7 +80,12 @@ class Result:
 
 def find(root: Path, name: str, read: Read | None = None) -> Result:
     """Find the commit, branch, tag or DVC experiment `name`. Raises UserError if it is none, or holds no result."""
-    commits = [commit] if (commit := git.commit(root, name)) else git.experiments(root, name)
+    commit, commits = git.commit(root, name), git.experiments(root, name)
+    if commit and commits and commits != [commit] and (ref := git.ref(root, name)):
+        both = ", ".join([f"{commit} ({ref})", *(f"{each} (experiment)" for each in commits)])
+        raise UserError(f"{name} is the name of a branch or tag and of an experiment: give a commit, {both}")
+    # An exact name comes before the beginning of a hash.
+    commits = commits or ([commit] if commit else [])
     if not commits:
         raise UserError(
             f"{name} is no revision of {root}: give a commit, a branch, a tag or the name of a DVC experiment"
