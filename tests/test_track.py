@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from samebits.repository import git
 from samebits.tracking import open_store
@@ -106,6 +107,36 @@ def test_a_run_written_afterwards_is_the_one_that_was_logged_live(fresh: Reposit
     assert track(fresh, "--all") == "0 new, 0 completed, 2 there already"
     (run,) = [run for run in runs_of(store) if run.info.run_name == "lab-seed0"]
     assert run.data.tags["samebits.commits"].split() == [first, git.commit(fresh.root)]
+
+
+NEW_PARAMETERS = """
+
+class Calibrate(_Section):
+    temperature: float
+
+
+class Params(Params):
+    calibrate: Calibrate
+
+    def resolved(self):
+        return super().resolved() | {"calibrate": self.calibrate.model_dump()}
+"""
+
+
+def test_the_parameters_of_a_new_stage_are_part_of_the_result(done: Repository) -> None:
+    lose_database(done)
+    code, definition = done.root / "src/samebits/params.py", done.root / "dvc.yaml"
+    code.write_text(code.read_text() + NEW_PARAMETERS)
+    pipeline = yaml.safe_load(definition.read_text())
+    command = "python -c \"open('data/calibrated', 'w').write('1')\""
+    parts = {"deps": ["data/evaluation/predictions.csv"], "params": ["calibrate"], "outs": ["data/calibrated"]}
+    pipeline["stages"]["calibrate"] = {"cmd": command, **parts}
+    definition.write_text(yaml.safe_dump(pipeline, sort_keys=False))
+    done.edit(lambda values: values.update(calibrate={"temperature": 1}))
+    assert "calibrate" in done.repro("--force")
+    assert track(done, PYTHONPATH=str(done.root / "src")) == "0 new, 0 completed, 1 there already"
+    done.commit("calibrated")
+    assert track(done, "HEAD", PYTHONPATH=str(done.root / "src")) == "0 new, 0 completed, 1 there already"
 
 
 def test_every_commit_and_experiment_has_one_run_however_many_track(known: Repository) -> None:

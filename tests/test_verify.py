@@ -288,6 +288,18 @@ def test_experiments_are_found_by_name(done: Repository) -> None:
         results.find(done.root, "brave-try")
 
 
+def test_an_experiment_is_not_taken_for_the_commit_that_its_name_begins(done: Repository) -> None:
+    head = done.run("git", "rev-parse", "HEAD").stdout.strip()
+    commit = done.run("git", "commit-tree", "HEAD^{tree}", "-m", "an experiment").stdout.strip()
+    for name in (head[:4], "main"):
+        done.run("git", "update-ref", f"refs/exps/ab/cdef/{name}", commit)
+    assert results.find(done.root, head[:4]).commit == commit
+    assert results.find(done.root, head[:5]).commit == results.find(done.root, "HEAD").commit == head
+    expected = f"main is the name of a branch or tag and of an experiment: give a commit, {head} .refs/heads/main., {commit} .experiment."
+    with pytest.raises(UserError, match=expected):
+        results.find(done.root, "main")
+
+
 def test_what_cannot_be_run_is_one_line(done: Repository, tmp_path: Path) -> None:
     empty = done.run("git", "hash-object", "-t", "tree", os.devnull).stdout.strip()
     ancient = done.run("git", "commit-tree", empty, "-m", "nothing yet").stdout.strip()

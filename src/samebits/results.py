@@ -1,12 +1,15 @@
 """A result, wherever it lies: its code and parameters, what its stages recorded, and the files that came out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from samebits.errors import UserError
+from samebits.params import Params
 from samebits.repository import cache as caches
 from samebits.repository import git, lock
 from samebits.repository.digests import md5_of
@@ -64,6 +67,24 @@ class Result:
         md5 = self.md5(path)
         return content if (content := self.at_hand(path)) is not None or not md5 else self._from_remote(md5)
 
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters that decided it, as `Params.resolved` gives them to a run that is logged live.
+
+        They are the recorded ones; what no stage records stands in its own params.yaml. As recorded if that was by a
+        version with other parameters.
+        """
+        recorded = _nested(self.record.params, {})
+        recipes = recorded.pop("recipes", {})
+        plain = recorded | recipes.get(recorded.get("recipe"), {})
+        try:
+            whole = _nested(self.record.params, self.yaml("params.yaml"))
+            recipe = whole["recipes"][whole["recipe"]]
+            resolved = Params.model_validate(whole | {"recipes": {whole["recipe"]: recipe}}).resolved()
+        except (UserError, ValidationError, LookupError, TypeError):
+            return plain
+        # Numbers as that code would have had them (1 for a float is 1.0); no keys that it did not know.
+        return resolved if lock.flatten(resolved).keys() <= lock.flatten(whole | recipe).keys() else plain
+
     @cached_property
     def cache(self) -> caches.Cache:
         """DVC's cache in its repository."""
@@ -80,7 +101,12 @@ class Result:
 
 def find(root: Path, name: str, read: Read | None = None) -> Result:
     """Find the commit, branch, tag or DVC experiment `name`. Raises UserError if it is none, or holds no result."""
-    commits = [commit] if (commit := git.commit(root, name)) else git.experiments(root, name)
+    commit, commits = git.commit(root, name), git.experiments(root, name)
+    if commit and commits and commits != [commit] and (ref := git.ref(root, name)):
+        both = ", ".join([f"{commit} ({ref})", *(f"{each} (experiment)" for each in commits)])
+        raise UserError(f"{name} is the name of a branch or tag and of an experiment: give a commit, {both}")
+    # An exact name comes before the beginning of a hash.
+    commits = commits or ([commit] if commit else [])
     if not commits:
         raise UserError(
             f"{name} is no revision of {root}: give a commit, a branch, a tag or the name of a DVC experiment"
@@ -108,6 +134,19 @@ def workspace(root: Path) -> Result:
     head = git.commit(root)
     patch = git.diff(root, head) if head else b""
     return _with_record(Result(WORKSPACE, root, head or "", Record({}), file, patch, is_workspace=True))
+
+
+def _nested(params: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Put parameters with dotted keys into nested values."""
+    for key, value in params.items():
+        *sections, last = key.split(".")
+        section = values
+        for name in sections:
+            if not isinstance(section.get(name), dict):
+                section[name] = {}
+            section = section[name]
+        section[last] = value
+    return values
 
 
 def _with_record(empty: Result) -> Result:

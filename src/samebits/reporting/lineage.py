@@ -1,12 +1,10 @@
 """Where a result comes from: commit, hashes, versions, machine, its run in MLflow, and how to get it again."""
 
 import json
-import tempfile
 from pathlib import Path
 
-from samebits import params, tracking
+from samebits import tracking
 from samebits.comparison import predicted
-from samebits.errors import UserError
 from samebits.repository import git
 from samebits.repository.lock import flatten
 from samebits.results import Result
@@ -61,18 +59,11 @@ def _run(revision: Result) -> str | None:
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         return None
     data_md5, checkpoint_md5 = revision.md5(predicted.DESCRIPTION), revision.md5(_CHECKPOINT)
-    text = revision.read("params.yaml")
-    if not (data_md5 and checkpoint_md5 and text):
+    if not (data_md5 and checkpoint_md5):
         return None
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "params.yaml"
-            path.write_bytes(text)
-            resolved = params.load(path).resolved()
         store = tracking.open_store(revision.root)
-        run = tracking.find_run(store, tracking.content_md5(resolved, data_md5, checkpoint_md5))
-    except UserError:  # parameters of another version of the code
-        return None
+        run = tracking.find_run(store, tracking.content_md5(revision.parameters(), data_md5, checkpoint_md5))
     except (
         Exception
     ):  # a tracking server fails in as many ways as there are servers, and the page does not depend on it

@@ -48,6 +48,12 @@ def commit(workspace: Path, revision: str = "HEAD") -> str | None:
     return output.decode().strip() or None
 
 
+def ref(workspace: Path, name: str) -> str | None:
+    """The full name of the branch or tag that is called `name`; None if it names a commit in another way, or nothing."""
+    output = _git(workspace, "rev-parse", "--verify", "--quiet", "--symbolic-full-name", name)
+    return output.decode().strip() or None
+
+
 def experiments(workspace: Path, name: str) -> list[str]:
     """The commits of the DVC experiments that are called `name`, on whatever commits they are based."""
     listed = _git(workspace, "for-each-ref", "--format=%(objectname) %(refname:lstrip=4)", "refs/exps").decode()

@@ -10,16 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
 from tqdm import tqdm
 
-from samebits import params, results
+from samebits import results
 from samebits.errors import UserError
 from samebits.inputs import Origin
 from samebits.repository import cache as caches
 from samebits.repository import git, remote
 from samebits.repository.digests import md5_of
-from samebits.repository.lock import flatten
 from samebits.results import Read, Result
 from samebits.tracking import runs
 from samebits.tracking.content import RunContent, record
@@ -139,7 +137,7 @@ def _content(result: Result) -> RunContent:
         if contents[path] is None:
             raise UserError(f"{path} of {result} is neither in git nor whole in DVC's cache or its remote")
     return RunContent(
-        parameters=_parameters(result.record.params),
+        parameters=result.parameters(),
         data_md5=result.record.hashes[_DATA],
         checkpoint_md5=result.record.hashes[_CHECKPOINT],
         environment=json.loads(contents.get(_ENVIRONMENT) or b"{}"),
@@ -156,27 +154,6 @@ def _is_artifact(path: str) -> bool:
 
 def _is_picture(path: str) -> bool:
     return path.endswith(".png")
-
-
-def _parameters(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the parameters as `Params.resolved` does, from those that dvc.lock records."""
-    prefix = f"recipes.{recorded.get('recipe')}."
-    parts = {key.removeprefix(prefix): value for key, value in recorded.items() if key.startswith(prefix)}
-    # Versions differ in what they record.
-    names = [name for name in ("recipe", "seed", "device", "determinism", "data") if name in recorded]
-    plain = {name: recorded.get(name) for name in names} | {
-        name: parts.get(name) for name in ("model", "train", "evaluate")
-    }
-    whole = {name: recorded.get(name) for name in names} | {
-        "checkpoint_every_seconds": 1.0,
-        "recipes": {recorded.get("recipe"): parts},
-    }
-    try:
-        resolved = params.Params.model_validate(whole).resolved()
-    except ValidationError:
-        return plain  # recorded by a version with other parameters
-    # Numbers as that code would have had them (1 for a float is 1.0); no keys that it did not know.
-    return resolved if flatten(resolved).keys() == flatten(plain).keys() else plain
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float]:
