@@ -629,6 +629,24 @@ def test_what_is_no_clone_is_one_clear_line(tmp_path: Path) -> None:
         checking.check(tmp_path, repair=False)
 
 
+def test_what_a_killed_prepare_leaves_is_a_note(fresh: Repository, check: Any) -> None:
+    fresh.edit(lambda values: values["data"]["shapes"].update(num_train=4000))
+    process = fresh.start("python", "stages/prepare.py")
+    folder, deadline = fresh.root / "data/prepared", time.monotonic() + 60
+    while not list(folder.glob(".train.safetensors.*/train.safetensors")):
+        assert time.monotonic() < deadline and process.poll() is None
+    os.killpg(process.pid, signal.SIGSTOP)  # it lives on, and what it writes is no leftover
+    assert not any("killed processes" in line for line in check(fresh)[1])
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    (left,) = folder.glob(".*")
+    code, lines = check(fresh)
+    (line,) = [line for line in marked("note", lines) if "killed processes" in line]
+    assert code == 0 and re.search(rf"left data/prepared/{re.escape(left.name)}, \d+\.\d MB: the stage removes", line)
+    fresh.run("python", "stages/prepare.py")
+    assert list(folder.glob(".*")) == []
+
+
 def test_a_git_that_fails_is_wrong_and_the_others_are_looked_at_all_the_same(small: Repository, check: Any) -> None:
     (small.root / ".git/index").write_bytes(b"garbage")
     _, lines = check(small)

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -151,6 +152,34 @@ def test_a_full_disk_costs_a_line_and_the_point_before_stays(
         subprocess.run(["umount", str(disk)], check=True)
     (line,) = capsys.readouterr().err.splitlines()
     assert "No space left" in line and "the training goes on" in line
+
+
+@pytest.mark.parametrize("has_point", [False, True])
+def test_scratch_that_may_not_be_written_costs_a_line(has_point: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder) / ".samebits" / "resume"
+        scratch.parent.mkdir()
+        if has_point:
+            with points(scratch).held():
+                points(scratch).save(1, {"step": 1})
+        for path in (Path(folder), *Path(folder).rglob("*")):
+            path.chmod(0o444 if path.is_file() else 0o555)
+        if os.geteuid() == 0:
+            os.seteuid(65534)
+        try:
+            mine = points(scratch)
+            with mine.held():
+                assert mine.newest() == ({"step": 1} if has_point else None)
+                assert not mine.is_due()
+                mine.save(2, {"step": 2})
+                mine.finish("md5")
+        finally:
+            os.seteuid(os.getuid())
+        assert [int(path.stem) for path in files(scratch)] == [1] * has_point
+        for path in (Path(folder), *Path(folder).rglob("*")):
+            path.chmod(0o755)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("note: no resume point can be saved (Permission denied: ") and "goes on without" in line
 
 
 def test_scratch_deleted_while_training_is_made_again(tmp_path: Path) -> None:

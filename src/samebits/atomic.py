@@ -1,23 +1,32 @@
 """Files that are there whole or not at all."""
 
+import fcntl
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# What `tempfile` appends to a prefix.
+_RANDOM = r"[a-z0-9_]{8}"
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; when the block ends well it becomes `path`, durably.
+    """Yield a temporary path to write to; when the block ends well it becomes `path`, durably.
 
     The temporary file lies beside `path`, so that the rename is atomic. When the block raises, it is removed and
-    `path` is as it was. Raises OSError where the file system does, naming a file.
+    `path` is as it was. What killed processes left of earlier writes is removed. Raises OSError where the file system
+    does, naming a file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            temporary = Path(folder) / path.name
+        for leftover in leftovers(path.parent, path.name):
+            shutil.rmtree(leftover, ignore_errors=True)
+        with _temporary_folder(path) as folder:
+            temporary = folder / path.name
             temporary.touch()
             permissions = temporary.stat().st_mode
             yield temporary
@@ -36,6 +45,53 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 with LF line endings to `path`, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def leftovers(folder: Path, name: str | None = None) -> Iterator[Path]:
+    """Find the temporary folders that killed processes left in `folder`, of writes to `name` or to any file.
+
+    Each is locked until the next is asked for, so whoever removes it then does not meet a new writer.
+    """
+    pattern = re.compile(rf"\.{re.escape(name) if name else '.+'}\.{_RANDOM}")
+    for found in sorted(folder.iterdir()):
+        if pattern.fullmatch(found.name) and found.is_dir() and not found.is_symlink():
+            with _lock(found, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_dead:
+                if is_dead:
+                    yield found
+
+
+@contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    while True:
+        with (
+            tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name,
+            _lock(Path(name), fcntl.LOCK_EX),
+        ):
+            if os.path.exists(name):  # else it was taken for a leftover before it was locked
+                yield Path(name)
+                return
+
+
+@contextmanager
+def _lock(folder: Path, how: int) -> Iterator[bool]:
+    """Hold the lock of a folder, which the kernel frees when this process is killed.
+
+    Yields False if another process holds it, or this file system has no locks: then nothing is ever a leftover.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, how)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
 
 
 def _fsync_folder(folder: Path) -> None:

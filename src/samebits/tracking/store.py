@@ -2,19 +2,28 @@
 
 import hashlib
 import os
+import queue
 import re
 import sqlite3
 import tempfile
+import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from samebits.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 EXPERIMENT = "samebits"
 LOCK_SECONDS = 60
+CALL_SECONDS = 60.0
 _SQLITE = "sqlite:///"
 
 # Defaults only: whoever sets one of these keeps it (MLFLOW_LOGGING_LEVEL=DEBUG shows what MLflow does).
@@ -28,6 +37,14 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
+# Where MLflow's database holds absolute addresses of artifacts.
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+    ("model_versions", "source"),
+)
 
 
 @dataclass(frozen=True)
@@ -62,8 +79,9 @@ def quiet_mlflow() -> None:
 def open_store(root: Path) -> Store:
     """Open the store of `tracking_uri(root)`; create database and experiment where they are not there yet.
 
-    The artifacts of a SQLite store lie beside it, in mlartifacts/; a server decides for itself. Raises
-    whatever MLflow, SQLite or the lock raise.
+    The artifacts of a SQLite store lie beside it, in mlartifacts/, also after both were moved or copied; a server decides
+    for itself, and has CALL_SECONDS for each call. Raises whatever MLflow, SQLite or the lock raise, TimeoutError when a
+    server takes longer, and UserError if MLflow could not keep its database at this path.
     """
     quiet_mlflow()
     from filelock import FileLock
@@ -71,12 +89,15 @@ def open_store(root: Path) -> Store:
 
     uri = tracking_uri(root)
     if not uri.startswith(_SQLITE):
-        client = MlflowClient(tracking_uri=uri)
+        client = cast("MlflowClient", _InTime(MlflowClient(tracking_uri=uri)))
         name = f"samebits-{os.getuid()}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
         lock = FileLock(Path(tempfile.gettempdir()) / name, timeout=LOCK_SECONDS)
-        return Store(client, _experiment_id(client, None), lock)
+        return Store(client, _experiment(client, None).experiment_id, lock)
 
     database = Path(uri.removeprefix(_SQLITE))
+    if {"?", "%"} & set(uri):
+        # MLflow would take the path for an address: one database elsewhere, or a folder beside this one.
+        raise UserError(f"MLflow keeps no database at {database}: rename the folder to one without ? and %")
     database.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{database}.lock", timeout=LOCK_SECONDS)
     # MLflow's schema migrations crash when two processes run them at once.
@@ -84,7 +105,9 @@ def open_store(root: Path) -> Store:
         _check_writable(database)
         client = MlflowClient(tracking_uri=uri)
         artifacts = database.parent / "mlartifacts"
-        return Store(client, _experiment_id(client, artifacts.as_uri()), lock)
+        experiment = _experiment(client, artifacts.as_uri())
+        _follow(database, experiment.artifact_location, artifacts)
+        return Store(client, experiment.experiment_id, lock)
 
 
 def _check_writable(database: Path) -> None:
@@ -96,15 +119,63 @@ def _check_writable(database: Path) -> None:
         raise sqlite3.DatabaseError(f"{database}: {error}") from error
 
 
-def _experiment_id(client: "MlflowClient", artifact_location: str | None) -> str:
+def _follow(database: Path, before: str, artifacts: Path) -> None:
+    """Write into the database that its artifacts, at the address `before` so far, are in `artifacts` now."""
+    if not (before.startswith("file:///") and before.endswith(f"/{artifacts.name}")):
+        return
+    folder = Path(url2pathname(urlsplit(before).path))
+    if folder.resolve() == artifacts.resolve():
+        return
+    # If only the database came along, its runs keep what they have where it is.
+    came_along = artifacts.is_dir() or not folder.is_dir()
+    now = artifacts.as_uri()
+    with closing(sqlite3.connect(database, timeout=20)) as connection, connection:
+        for table, column in _ADDRESSES if came_along else _ADDRESSES[:1]:
+            statement = (
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column} || '/', 1, ?) = ?"
+            )
+            connection.execute(statement, (now, len(before) + 1, len(before) + 1, f"{before}/"))
+
+
+class _InTime:
+    """A client of a server, each call of which ends in time: the time-out of requests begins anew with each byte."""
+
+    def __init__(self, client: "MlflowClient") -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._client, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+            def ask() -> None:
+                try:
+                    answers.put((method(*arguments, **options), None))
+                except BaseException as error:
+                    answers.put((None, error))
+
+            threading.Thread(target=ask, name="mlflow call", daemon=True).start()
+            try:
+                answer, error = answers.get(timeout=CALL_SECONDS)
+            except queue.Empty:
+                raise TimeoutError(f"no whole answer within {CALL_SECONDS:.0f} s") from None
+            if error is not None:
+                raise error
+            return answer
+
+        return call
+
+
+def _experiment(client: "MlflowClient", artifact_location: str | None) -> "Experiment":
     from mlflow.exceptions import MlflowException
 
     if experiment := client.get_experiment_by_name(EXPERIMENT):
-        return experiment.experiment_id
+        return experiment
     try:
-        return client.create_experiment(EXPERIMENT, artifact_location=artifact_location)
+        return client.get_experiment(client.create_experiment(EXPERIMENT, artifact_location=artifact_location))
     except MlflowException:
         # On a server, where no lock of ours reaches, another process may have been faster.
         if experiment := client.get_experiment_by_name(EXPERIMENT):
-            return experiment.experiment_id
+            return experiment
         raise

@@ -41,11 +41,21 @@ class ResumePoints:
         self._folder = scratch / key
         self._every_seconds = every_seconds
         self._saved = time.monotonic()
+        self._is_writable = True
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep every other process from this training; wait for one that is at it, and say which."""
-        lock = self._lock()
+        """Keep every other process from this training; wait for one that is at it, and say which.
+
+        If nothing can be written to scratch, the training goes on all the same, and nothing is saved.
+        """
+        try:
+            lock = self._lock()
+        except OSError as error:
+            _say(f"no resume point can be saved ({error.strerror}: {error.filename}); the training goes on without")
+            self._is_writable = False
+            yield
+            return
         try:
             holder = self._folder / "holder"
             with suppress(OSError):  # a full disk must not keep a training from starting
@@ -91,10 +101,12 @@ class ResumePoints:
 
     def is_due(self) -> bool:
         """Tell whether the time has come to save a point."""
-        return time.monotonic() - self._saved >= self._every_seconds
+        return self._is_writable and time.monotonic() - self._saved >= self._every_seconds
 
     def save(self, step: int, state: State) -> None:
-        """Save the state after `step`. Where that fails, the training goes on, and the points before stay."""
+        """Save the state after `step`. If that fails, the training goes on, and the points before stay."""
+        if not self._is_writable:
+            return
         buffer = io.BytesIO()
         torch.save(state, buffer)
         payload = buffer.getvalue()
@@ -127,7 +139,8 @@ class ResumePoints:
 
     def _others(self) -> list[Path]:
         """The folders of other trainings, the newest first."""
-        folders = [entry for entry in os.scandir(self._scratch) if entry.is_dir() and entry.name != self._folder.name]
+        entries = os.scandir(self._scratch) if self._scratch.is_dir() else ()
+        folders = [entry for entry in entries if entry.is_dir() and entry.name != self._folder.name]
         return [Path(entry) for entry in sorted(folders, key=lambda entry: entry.stat().st_mtime, reverse=True)]
 
 

@@ -1,13 +1,14 @@
 """Is this clone healthy? One line for each thing looked at, with the remedy where something is wrong."""
 
+import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from samebits import params
+from samebits import atomic, params
 from samebits.data import cifar10
 from samebits.errors import UserError
 from samebits.repository import cache as caches
@@ -46,6 +47,7 @@ def check(root: Path, repair: bool) -> int:
         _torchvision(),
         _raw_data(root),
         _cache(root, cache, repair, has_remote=bool(settings["core"].get("remote"))),
+        _half_written(root),
         database.inspect(root),
         _free_disk(root, cache),
         _locks(root, are_hardlinks),
@@ -88,8 +90,9 @@ def _other_pins(root: Path) -> Iterator[Finding]:
     """Look at what decides no number: another version is not wrong, a library that is missing is."""
     number, differing, missing = _differences(root / "requirements.lock")
     if named := missing + differing:
-        some = ", ".join(named[:3]) + (", ..." if len(named) > 3 else "")
-        what = f"requirements.lock, which decides no number: {len(named)} of {number} libraries differ: {some}"
+        what = (
+            f"requirements.lock, which decides no number: {len(named)} of {number} libraries differ: {_listed(named)}"
+        )
         yield Finding("wrong" if missing else "note", what, _INSTALL)
     else:
         yield Finding("ok", f"the {number} libraries of requirements.lock are installed as pinned")
@@ -179,6 +182,17 @@ def _way_back(is_needed: bool, is_whole_in_workspace: bool, has_remote: bool) ->
     return ", or ".join(ways)
 
 
+def _half_written(root: Path) -> Iterator[Finding]:
+    folders = [folder for name in ("data", "metrics") for folder, _, _ in os.walk(root / name)]
+    sizes = {}
+    for folder in folders:
+        for path in atomic.leftovers(Path(folder)):
+            sizes[path] = sum(file.stat().st_size for file in path.iterdir())
+    if sizes:
+        what = f"killed processes left {_listed([shown(root, path) for path in sizes])}, {_size(sum(sizes.values()))}"
+        yield Finding("note", what, "the stage removes what it left when it runs again")
+
+
 def _free_disk(root: Path, cache: Path) -> Iterator[Finding]:
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     places = {folder.stat().st_dev: folder for folder in (existing, root)}
@@ -196,6 +210,10 @@ def _free_disk(root: Path, cache: Path) -> Iterator[Finding]:
 
 def _locks(root: Path, are_hardlinks: bool) -> Iterator[Finding]:
     yield from list(locks.inspect(root, are_hardlinks)) or [Finding("ok", "no lock of DVC's is held")]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _size(num_bytes: int) -> str:
