@@ -272,3 +272,26 @@ def test_saving_fails_whole(tmp_path: Path) -> None:
         checkpoint.save(path, replace(make(), recipe={"model": object()}))
     assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
     assert load_file(path).keys() == make().weights.keys()
+
+
+CLAIMING = """
+import resource, sys, time
+from pathlib import Path
+from samebits import checkpoint
+from samebits.errors import UserError
+
+before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+try:
+    checkpoint.load(Path(sys.argv[1])).network()
+except UserError as error:
+    print(time.monotonic() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, error)
+"""
+
+
+def test_a_small_file_that_claims_large_images_takes_no_memory(tmp_path: Path) -> None:
+    path, content = tmp_path / "checkpoint", make("lab", (3, 32, 32))
+    checkpoint.save(path, replace(content, description=replace(content.description, image_shape=(3, 5000, 5000))))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", CLAIMING, path], env=environment, capture_output=True, text=True)
+    seconds, kilobytes, line = done.stdout.split(maxsplit=2)
+    assert float(seconds) < 10 and int(kilobytes) < 300_000 and "size mismatch for fc1.weight" in line

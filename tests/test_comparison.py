@@ -1,18 +1,21 @@
 """`samebits compare` on real git and DVC repositories: what is compared, what is said, what is refused."""
 
+import contextlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from samebits.comparison import compare, selection
+from samebits.comparison import compare, results, selection
 from samebits.comparison.compare import OfNetworks, OfSeeds
 from samebits.errors import UserError
 from samebits.evaluation import predictions
 from tests.conftest import Repository
+from tests.test_folder import draw, fill, use_folder
 
 PREDICTIONS = "data/evaluation/predictions.csv"
 NUM_IMAGES = 400
@@ -177,6 +180,40 @@ def test_other_classes_and_other_test_sets_are_refused(family: Repository) -> No
     ):
         save_predictions(family, f"other-{name}", content)
         assert expected in refusal(family, "main", f"other-{name}")
+
+
+def test_own_images_are_told_apart_whatever_else_differs(fresh: Repository, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    use_folder(fresh, str(images))
+    for part in ("train", "test"):
+        fill(images, part, 8, 10 if part == "test" else 0)
+    for name, learning_rate in (("main", 0.001), ("replaced", 0.002)):
+        if name == "replaced":  # by others of the same names, so that counts, classes and order stay
+            for number, path in enumerate(sorted(images.rglob("*.png"))):
+                draw(path, 10_000 + number)
+        fresh.edit(lambda values, rate=learning_rate: values["recipes"]["lab"]["train"].update(learning_rate=rate))
+        fresh.repro()
+        fresh.run("git", "checkout", "--quiet", "-B", name)
+        fresh.commit(name)
+    assert "have different test sets" in refused(fresh, "main", "replaced")
+    first, other = (selection.find(fresh.root, name) for name in ("main", "replaced"))
+    expected = ["train.learning_rate 0.001 → 0.002", str(images), results.DESCRIPTION]
+    assert results.differences(first, other) == expected
+
+    a, b = results.load(first), results.load(other)
+    assert (a.predictions.labels == b.predictions.labels).all() and a.description != b.description
+    results.require_same_test([a, replace(b, test_sha256=a.test_sha256)])
+    # Results of earlier versions have no such hash.
+    a, b = replace(a, test_sha256=None), replace(b, test_sha256=None)
+    with pytest.raises(UserError, match=r"^main .* may have different test images.*Run `dvc repro` with this version"):
+        results.require_same_test([a, b])
+    with pytest.raises(UserError, match="have different test sets"):  # normalized the same way, so their files decide
+        results.require_same_test([a, replace(b, description=a.description)])
+    for source, seed, is_same in (("cifar10", "7", True), ("shapes", "0", True), ("shapes", "7", False)):
+        pair = [replace(each, description=replace(each.description, source=source)) for each in (a, b)]
+        pair[1] = replace(pair[1], parameters=pair[1].parameters | {"data.seed": seed})
+        with contextlib.nullcontext() if is_same else pytest.raises(UserError, match="have different test sets"):
+            results.require_same_test(pair)
 
 
 def test_what_is_missing_comes_from_the_remote_or_is_named(family: Repository, tmp_path: Path) -> None:

@@ -242,6 +242,8 @@ def test_the_tensors_are_float16_and_say_what_they_are(result: Path) -> None:
         assert len(description.normalization.mean) == len(description.normalization.std) == 3
         assert recorded["num_images"][name] == number
         assert recorded["sha256"][name] == hashlib.sha256(path.read_bytes()).hexdigest()
+        raw = description.normalization.pixels(images.numpy()).tobytes() + labels.numpy().astype("<i8").tobytes()
+        assert recorded["raw_sha256"][name] == hashlib.sha256(raw).hexdigest()
 
 
 # Processors that this one can stand for, and the number of threads.

@@ -15,10 +15,13 @@ from typing import Any
 
 import pytest
 
+from samebits.inputs import Origin
 from samebits.repository import git
 from samebits.tracking import (
-    EvaluationRecord,
-    TrainingRecord,
+    Begin,
+    Finish,
+    Recorder,
+    RunContent,
     content_md5,
     find_run,
     open_store,
@@ -48,17 +51,20 @@ METRICS = {"test": {"accuracy": 0.5, "recall": {"plane": 0.25, "sea & sky": 0.75
 TRAINING = f"""
 import sys, time
 from pathlib import Path
-from samebits.tracking import TrainingRecord
+from samebits.inputs import Origin
+from samebits.tracking import Begin, Finish, Recorder, RunContent
 root, seed, end = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 parameters = {PARAMETERS!r} | {{"seed": seed}}
-started = time.monotonic()
-with TrainingRecord(root=root, workspace=root, parameters=parameters, data_md5="{DATA}") as record:
+origin = Origin(None, b"", None)
+with Recorder(root, "this training") as record:
+    record.begin(Begin(origin, parameters, "{DATA}", {{}}, str(seed)))
+    started = time.monotonic()
     for step in range(200):
         record.report({{"step": step, "train_loss": 1.0}}, images_per_second=100.0)
     assert time.monotonic() - started < 0.5, "training waited for MLflow"
     if end == "wait":
         time.sleep(60)
-    record.finish(checkpoint_md5=str(seed) * 32, history=[])
+    record.finish(Finish(origin, RunContent(parameters, "{DATA}", str(seed) * 32, {{}}, [])))
 print("trained")
 """
 
@@ -66,21 +72,18 @@ print("trained")
 EVALUATION = """
 import os, signal, sys
 from pathlib import Path
-from samebits.tracking import EvaluationRecord
-with EvaluationRecord(root=Path(sys.argv[1]), workspace=Path(sys.argv[1])):
+from samebits.tracking import Recorder
+with Recorder(Path(sys.argv[1]), "this evaluation"):
     print("begun", flush=True)
     if sys.argv[2] == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     sys.exit("the networks outputs are no numbers")
 """
 
-# Trainings with the seeds of argv[2] that reach the store in one moment: forked with MLflow imported already.
+# Trainings with the seeds of argv[2] that reach the store at about the same moment.
 TRAININGS = (
     """
 import os, sys
-from samebits.tracking.store import quiet_mlflow
-quiet_mlflow()
-import mlflow.store.tracking.sqlalchemy_store
 children = []
 for seed in sys.argv[2].split(","):
     if (pid := os.fork()) == 0:
@@ -137,26 +140,34 @@ def _commit(folder: Path) -> str:
     return commit
 
 
+def _origin(root: Path) -> Origin:
+    """Read where the files of `root` come from, as a stage does at its start."""
+    commit = git.commit(root)
+    patch = git.diff(root, commit) if commit else b""
+    files = {name: (root / name).read_bytes() for name in ("params.yaml", "dvc.yaml") if (root / name).exists()}
+    return Origin(commit, patch, os.environ.get("DVC_EXP_NAME"), files, is_dirty=bool(patch))
+
+
+def _head(root: Path) -> str:
+    head = git.commit(root)
+    assert head
+    return head
+
+
 def _train(root: Path, parameters: dict[str, Any] = PARAMETERS, reported: list[dict[str, Any]] = HISTORY) -> None:
     environment = {"processor": "a processor", "versions": {"torch": "2.13.0"}, "flags": ["avx2"]}
-    with TrainingRecord(
-        root=root, workspace=root, parameters=parameters, data_md5=DATA, environment=environment
-    ) as record:
+    origin = _origin(root)
+    with Recorder(root, "this training") as record:
+        record.begin(Begin(origin, parameters, DATA, environment, "key"))
         for row in reported:
             record.report(row, images_per_second=1000.0)
-        record.finish(checkpoint_md5=CHECKPOINT, history=HISTORY)
+        record.finish(Finish(origin, RunContent(parameters, DATA, CHECKPOINT, environment, HISTORY)))
 
 
 def _evaluate(root: Path, parameters: dict[str, Any] = PARAMETERS, artifacts: list[Path] | None = None) -> None:
-    with EvaluationRecord(root=root, workspace=root) as record:
-        record.finish(
-            parameters=parameters,
-            data_md5=DATA,
-            checkpoint_md5=CHECKPOINT,
-            metrics=METRICS,
-            history=HISTORY,
-            artifacts=artifacts or [],
-        )
+    with Recorder(root, "this evaluation") as record:
+        content = RunContent(parameters, DATA, CHECKPOINT, {}, HISTORY, METRICS)
+        record.finish(Finish(_origin(root), content, root, artifacts or []))
 
 
 def _runs(store: Store) -> list[Any]:
@@ -259,9 +270,10 @@ def test_one_result_finished_twice_at_once_is_one_run(root: Path) -> None:
     trained = threading.Event()
 
     def train() -> None:
-        with TrainingRecord(root=root, workspace=root, parameters=PARAMETERS, data_md5=DATA) as record:
+        with Recorder(root, "this training") as record:
+            record.begin(Begin(_origin(root), PARAMETERS, DATA, {}, "key"))
             trained.wait(30)
-            record.finish(checkpoint_md5=CHECKPOINT, history=HISTORY)
+            record.finish(Finish(_origin(root), RunContent(PARAMETERS, DATA, CHECKPOINT, {}, HISTORY)))
 
     thread = threading.Thread(target=train)
     thread.start()
@@ -270,7 +282,7 @@ def test_one_result_finished_twice_at_once_is_one_run(root: Path) -> None:
         trained.set()
         time.sleep(0.5)
         assert [run.info.status for run in _runs(store)] == ["RUNNING"]
-        twin = runs.create_run(store, runs.describe(runs.origin_of_workspace(root), PARAMETERS, DATA, {}))
+        twin = runs.create_run(store, runs.describe(_origin(root), PARAMETERS, DATA, {}))
         runs.complete_run(store, twin, runs.result_tags(PARAMETERS, DATA, CHECKPOINT))
     thread.join(30)
     assert _only_run(root).info.run_id == twin
@@ -308,10 +320,8 @@ def test_a_lost_database_is_written_again(root: Path, empty_database: Path) -> N
     ("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")]
 )
 def test_an_exception_ends_the_run(root: Path, error: type[BaseException], status: str) -> None:
-    with (
-        pytest.raises(error),
-        TrainingRecord(root=root, workspace=root, parameters=PARAMETERS, data_md5=DATA) as record,
-    ):
+    with pytest.raises(error), Recorder(root, "this training") as record:
+        record.begin(Begin(_origin(root), PARAMETERS, DATA, {}, "key"))
         record.report(HISTORY[0])
         raise error
     run = _only_run(root)
@@ -337,15 +347,15 @@ def test_git_ignores_what_dvc_writes(root: Path, tmp_path: Path) -> None:
     _commit(root)
     (root / "dvc.lock").write_text("b\n")
     (root / "metrics" / "test.json").write_text("[]\n")
-    assert not git.diff(root)
+    assert not git.diff(root, _head(root))
     (root / "dvc.yaml").write_text("stages: {a: {cmd: b}}\n")
-    assert git.diff(root)
+    assert git.diff(root, _head(root))
 
     nothing = tmp_path / "nothing"
     nothing.mkdir()
-    assert (git.commit(nothing), git.diff(nothing)) == (None, b"")
+    assert git.commit(nothing) is None
     _git(nothing, "init", "--quiet")
-    assert (git.commit(nothing), git.diff(nothing)) == (None, b"")
+    assert git.commit(nothing) is None
 
 
 def test_importing_the_package_does_not_import_mlflow() -> None:

@@ -5,6 +5,7 @@ A safetensors file holds tensors and text, so opening one that a stranger made r
 
 import json
 import textwrap
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,12 @@ class Checkpoint:
         """Build the network with these weights, in evaluation mode. Raises UserError where they do not fit."""
         try:
             model = params.Model.model_validate(self.recipe["model"])
-            classes = self.description.class_names
-            network = models.build(model, self.description.image_shape, len(classes), seed=0)
+            shape, num_classes = self.description.image_shape, len(self.description.class_names)
+            # First without memory, for a small file may claim a network of any size; it warns of copying nothing.
+            with torch.device("meta"), warnings.catch_warnings(action="ignore"):
+                claimed = models.build(model, shape, num_classes, seed=0)
+                claimed.load_state_dict({name: tensor.to("meta") for name, tensor in self.weights.items()})
+            network = models.build(model, shape, num_classes, seed=0)
             network.load_state_dict(self.weights)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"the checkpoint does not describe a network of this version: {_one_line(error)}") from None

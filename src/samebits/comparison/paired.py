@@ -3,10 +3,12 @@
 All of it speaks of these two networks. Two trainings of one recipe are two networks too, and differ.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.stats import bootstrap, norm, ttest_rel
 
 from samebits.comparison.statistics import ALPHA, CONFIDENCE, Estimate, holm
@@ -20,7 +22,8 @@ _NUM_RESAMPLES = 2000
 class Accuracies:
     """Accuracy of two networks on the same images, as shares; `difference` is B − A.
 
-    `p` is that of McNemar's exact test; in the accuracies of each class it is corrected by Holm.
+    `p` is that of McNemar's asymptotic test, and `difference` has the interval of the same test: it excludes 0 exactly when
+    p < ALPHA. In the accuracies of each class `p` alone is corrected, by Holm, so it may be above ALPHA all the same.
     """
 
     num_images: int
@@ -89,21 +92,34 @@ def accuracies(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> Accura
         difference=paired_difference(only_a, only_b, number),
         only_a=only_a,
         only_b=only_b,
-        p=float(mcnemar([[both, only_a], [only_b, neither]], exact=True).pvalue),
+        # Where the two never differ, statsmodels divides 0 by 0.
+        p=float(mcnemar([[both, only_a], [only_b, neither]], exact=False, correction=False).pvalue)
+        if only_a != only_b
+        else 1.0,
     )
 
 
 def paired_difference(only_a: int, only_b: int, number: int) -> Estimate:
     """Estimate B's accuracy less A's on the same `number` images.
 
-    The interval is the adjusted Wald interval of Bonett and Price (Adjusted Wald confidence interval for a difference of
-    binomial proportions based on paired data, 2012, equation 9): it takes one image more for each network.
+    The interval holds the differences that a score test does not reject (Tango, Equivalence test and confidence interval for
+    the difference in proportions for the paired-sample design, 1998). At a difference of 0 it is McNemar's test.
     """
-    share_a, share_b = (only_a + 1) / (number + 2), (only_b + 1) / (number + 2)
-    centre = share_b - share_a
-    error = np.sqrt((share_a + share_b - centre**2) / (number + 2))
-    low, high = norm.interval(CONFIDENCE, loc=centre, scale=error)
-    return Estimate((only_b - only_a) / number, max(float(low), -1.0), min(float(high), 1.0))
+    value = (only_b - only_a) / number
+
+    def excess(difference: float, reach: float) -> float:
+        # How likely A alone is right, where B alone is so much likelier: the root that fits the counts best.
+        linear = (2 * number + only_a - only_b) * difference - only_a - only_b
+        root = math.sqrt(max(linear**2 + 8 * number * only_a * difference * (1 - difference), 0))
+        share = max((root - linear) / (4 * number), 0, -difference)
+        deviation = math.sqrt(number * (2 * share + difference * (1 - difference)))
+        return only_b - only_a - number * difference - reach * deviation
+
+    # Not from the estimate itself, where the deviation may be 0; and closer than brentq's usual 2e-12, so that a bound near 0
+    # is on the side that the test says.
+    low = brentq(excess, -1, max(value - 1e-9, -1), norm.isf(ALPHA / 2), xtol=1e-16)
+    high = brentq(excess, min(value + 1e-9, 1), 1, norm.ppf(ALPHA / 2), xtol=1e-16)
+    return Estimate(value, float(low), float(high))
 
 
 def _share(right: int, number: int) -> Estimate:

@@ -20,33 +20,33 @@ _SEED = "seed"
 
 @dataclass(frozen=True)
 class Predicted:
-    """A result's predictions, the description of their data, and its `facts`: parameters and hashes by name."""
+    """A revision's predictions, the description of their data, the hash of its test images (None in results of earlier
+    versions), and the parameters that decided it, by dotted name without the recipe's.
+    """
 
     revision: Result
     predictions: Predictions
     description: prepared.Description
-    facts: dict[str, str]
+    test_sha256: str | None
+    parameters: dict[str, str]
 
     @property
     def title(self) -> str:
         """Recipe, data and seed, in a few words."""
-        return f"{self.facts.get('recipe', '?')} on {self.description.source}, seed {self.facts.get(_SEED, '?')}"
-
-    @property
-    def parameters(self) -> dict[str, str]:
-        """All parameters that decided it, by dotted name without the recipe's."""
-        return {name: value for name, value in self.facts.items() if not _is_file(name)}
+        recipe, seed = (self.parameters.get(name, "?") for name in ("recipe", _SEED))
+        return f"{recipe} on {self.description.source}, seed {seed}"
 
 
 def load(revision: Result) -> Predicted:
     """Read what a comparison needs. Raises UserError where it is not recorded, cannot be had or is damaged."""
     content = require(revision, DESCRIPTION)
     try:
-        description = prepared.Description.from_json(json.loads(content))
-    except (ValueError, KeyError, TypeError) as error:
+        values = json.loads(content)
+        description, test_sha256 = prepared.Description.from_json(values), values.get("raw_sha256", {}).get("test")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{DESCRIPTION} of {revision} is damaged ({error})") from None
     table = predictions.read(require(revision, PREDICTIONS), f"{PREDICTIONS} of {revision}")
-    return Predicted(revision, table, description, facts(revision))
+    return Predicted(revision, table, description, test_sha256, _parameters(revision))
 
 
 def require(revision: Result, path: str) -> bytes:
@@ -64,24 +64,19 @@ def require(revision: Result, path: str) -> bytes:
     )
 
 
-def facts(revision: Result) -> dict[str, str]:
-    """Give what decided a result, by name: parameters as their values, code and data as their hashes."""
-    parameters = {_without_recipe(key): str(value) for key, value in flatten(revision.record.params).items()}
-    return parameters | revision.record.dependencies | {DESCRIPTION: revision.md5(DESCRIPTION) or ""}
-
-
 def differences(a: Result, b: Result) -> list[str]:
     """Name what decided two results otherwise, the seed aside: parameters with both values, then code and data by path."""
-    before, after = facts(a), facts(b)
-    names = [name for name in {**before, **after} if before.get(name) != after.get(name) and name != _SEED]
-    values = [f"{name} {before.get(name, '-')} → {after.get(name, '-')}" for name in names if not _is_file(name)]
-    files = [name for name in names if _is_file(name) and not name.startswith("data/")]
-    return values + files or [name for name in names if name.startswith("data/")]
+    before, after = _parameters(a), _parameters(b)
+    names = [name for name in _changed(before, after) if name != _SEED]
+    files = _changed(_files(a), _files(b))
+    if any(name.startswith("data.") for name in names):  # which is why the prepared data differ
+        files = [name for name in files if name != DESCRIPTION]
+    return [f"{name} {before.get(name, '-')} → {after.get(name, '-')}" for name in names] + files
 
 
 def seed(revision: Result) -> str:
     """Give the seed that a result was made with."""
-    return facts(revision).get(_SEED, "?")
+    return _parameters(revision).get(_SEED, "?")
 
 
 def is_other_machine(a: Result, b: Result) -> bool:
@@ -102,24 +97,46 @@ def require_same_test(results: Sequence[Predicted]) -> None:
             raise UserError(f"{pair} have different classes{which}: they cannot be compared")
         if len(labels[0]) != len(labels[1]):
             raise UserError(f"{pair} have different test sets: {len(labels[0])} images and {len(labels[1])}")
-        if (labels[0] != labels[1]).any() or _are_other_images(first, other):
+        if (labels[0] != labels[1]).any() or not _are_same_images(first, other):
             raise UserError(f"{pair} have different test sets: they cannot be compared")
 
 
-def _are_other_images(a: Predicted, b: Predicted) -> bool:
-    """Tell whether test images differ for sure: other sources, or other bytes though normalized the same way."""
+def _are_same_images(a: Predicted, b: Predicted) -> bool:
+    """Tell whether two results are about the same test images.
+
+    Raises UserError if that cannot be told: folders prepared by an earlier version, which kept no hash of the images.
+    """
+    if a.test_sha256 and b.test_sha256:
+        return a.test_sha256 == b.test_sha256
     if a.description.source != b.description.source:
-        return True
-    if a.description.normalization != b.description.normalization:
         return False
-    return a.revision.md5(_TEST_IMAGES) != b.revision.md5(_TEST_IMAGES)
+    if a.description.normalization == b.description.normalization:
+        return a.revision.md5(_TEST_IMAGES) == b.revision.md5(_TEST_IMAGES)
+    if a.description.source == "folder":
+        old = b if a.test_sha256 else a
+        raise UserError(
+            f"{a.revision} and {b.revision} may have different test images: {old.revision} was prepared by an earlier version, "
+            "which recorded no hash of them. Run `dvc repro` with this version and its parameters and images"
+        )
+    deciding = ("data.seed", "data.shapes.num_test") if a.description.source == "shapes" else ()
+    return all(a.parameters.get(name) == b.parameters.get(name) for name in deciding)
+
+
+def _parameters(revision: Result) -> dict[str, str]:
+    """Give the parameters that decided a result, by dotted name without the recipe's."""
+    return {_without_recipe(key): str(value) for key, value in flatten(revision.record.params).items()}
+
+
+def _files(revision: Result) -> dict[str, str]:
+    """Give the hashes of the code and data that decided a result, by path."""
+    return revision.record.dependencies | {DESCRIPTION: revision.md5(DESCRIPTION) or ""}
+
+
+def _changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    return [name for name in {**before, **after} if before.get(name) != after.get(name)]
 
 
 def _without_recipe(key: str) -> str:
     """Take the recipe's name out of a parameter's, so that two recipes' parameters meet: recipes.lab.train.x is train.x."""
     parts = key.split(".")
     return ".".join(parts[2:]) if parts[0] == "recipes" and len(parts) > 2 else key
-
-
-def _is_file(name: str) -> bool:
-    return "/" in name or name.endswith((".lock", ".yaml"))

@@ -12,7 +12,7 @@ def of_networks(accuracies: Accuracies, changed: int, is_same_but_for_seed: bool
     if changed == 0:
         return f"{where} the two networks give every one the same class: there is nothing to choose between them."
     surplus = accuracies.only_b - accuracies.only_a
-    low, high = (round((bound or 0) * accuracies.num_images) for bound in _bounds(accuracies))
+    low, high = (_whole((bound or 0) * accuracies.num_images) for bound in _bounds(accuracies))
     if surplus == 0:
         found = f"{where} both networks are right equally often (95 %: {_signed(low)} to {_signed(high)})."
     elif accuracies.is_significant:
@@ -65,12 +65,17 @@ def _bounds(accuracies: Accuracies) -> tuple[float | None, float | None]:
     return accuracies.difference.low, accuracies.difference.high
 
 
-def _number(count: int) -> str:
-    return f"{count:,}".replace("-", "−")
+def _whole(images: float) -> float:
+    """Round to whole images; what would be 0 keeps its first digit, for an interval either holds 0 or does not."""
+    return round(images) or float(f"{images:.1g}")
 
 
-def _signed(count: int) -> str:
-    return f"{count:+,}".replace("-", "−") if count else "0"
+def _number(images: float) -> str:
+    return f"{images:,}".replace("-", "−")
+
+
+def _signed(images: float) -> str:
+    return f"{images:+,}".replace("-", "−") if images else "0"
 
 
 def _trainings(number: int) -> str:

@@ -1,12 +1,11 @@
 """Prepared data on disk: a safetensors file for each split, and a description that identifies them all.
 
 `dataset.json` holds what the tensors mean (source, class names, normalization) and the SHA-256 of each split, so its own
-hash stands for the whole.
+hash stands for the whole. `raw_sha256` tells whether two splits hold the same images, however they are normalized.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -64,12 +63,11 @@ class Split:
 
 def write(folder: Path, description: Description, splits: dict[str, "RawSplit"]) -> None:
     """Normalize and write every split of SPLITS to `folder`, then the description; each file whole or not at all."""
-    digests = {}
-    for name in SPLITS:
-        digests[name] = _write_split(folder / f"{name}.safetensors", description, splits[name])
-    counts = {name: len(split) for name, split in splits.items()}
-    text = json.dumps(description.to_json() | {"num_images": counts, "sha256": digests}, indent=2)
-    atomic.write_text(folder / DESCRIPTION, text + "\n")
+    digests = {name: _write_split(folder / f"{name}.safetensors", description, splits[name]) for name in SPLITS}
+    values = description.to_json() | {"num_images": {name: len(split) for name, split in splits.items()}}
+    for place, key in enumerate(("sha256", "raw_sha256")):
+        values[key] = {name: digest[place] for name, digest in digests.items()}
+    atomic.write_text(folder / DESCRIPTION, json.dumps(values, indent=2) + "\n")
 
 
 def read_description(folder: Path) -> Description:
@@ -101,31 +99,44 @@ def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} is damaged ({error}): remove it and run `dvc repro`")
 
 
-def _write_split(path: Path, description: Description, split: "RawSplit") -> str:
-    """Write a split as safetensors' own `save_file` would, byte for byte, but without holding its images; give its SHA-256."""
-    digest = hashlib.sha256()
+def _write_split(path: Path, description: Description, split: "RawSplit") -> tuple[str, str]:
+    """Write a split as safetensors' own `save_file` would, byte for byte, but without holding its images.
+
+    Return the SHA-256 of the file, and that of the raw images uint8 (N, height, width, channels) and then the labels int64.
+    """
+    digest, raw_digest = hashlib.sha256(), hashlib.sha256()
+    labels = split.labels.astype("<i8").tobytes()
     with atomic.replacing(path) as temporary:
         try:
             with open(temporary, "wb") as file:
-                for part in _safetensors(description, split):
+
+                def write(part: bytes) -> None:
                     file.write(part)
                     digest.update(part)
+
+                write(_header(description, len(split)))
+                write(labels)
+                for images in chunks(split.images):
+                    raw_digest.update(images.tobytes())
+                    write(description.normalization.apply(images).astype("<f2").tobytes())
         except OSError as error:
             raise UserError(f"{path} could not be written: {error.strerror}") from None
-    return digest.hexdigest()
+    raw_digest.update(labels)
+    return digest.hexdigest(), raw_digest.hexdigest()
 
 
-def _safetensors(description: Description, split: "RawSplit") -> Iterator[bytes]:
-    """Give the bytes of a safetensors file, whose format is eight bytes with the length of a JSON header, it, and the data."""
-    labels = split.labels.astype("<i8").tobytes()
-    shape = [len(split), *description.image_shape]
+def _header(description: Description, number: int) -> bytes:
+    """Return how a safetensors file of `number` images begins: eight bytes with the length of a JSON header, and it."""
+    shape, num_label_bytes = [number, *description.image_shape], 8 * number
     header = {
         "__metadata__": {"samebits": json.dumps(description.to_json())},
-        "labels": {"dtype": "I64", "shape": [len(split)], "data_offsets": [0, len(labels)]},
-        "images": {"dtype": "F16", "shape": shape, "data_offsets": [len(labels), len(labels) + 2 * prod(shape)]},
+        "labels": {"dtype": "I64", "shape": [number], "data_offsets": [0, num_label_bytes]},
+        "images": {
+            "dtype": "F16",
+            "shape": shape,
+            "data_offsets": [num_label_bytes, num_label_bytes + 2 * prod(shape)],
+        },
     }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text + labels
-    for part in chunks(split.images):
-        yield description.normalization.apply(part).astype("<f2").tobytes()
+    return len(text).to_bytes(8, "little") + text

@@ -138,7 +138,7 @@ def _title(results: "Predicted | Sequence[Predicted]") -> str:
     if isinstance(results, Predicted):
         return f"{results.revision}, {results.title}"
     recipe = results[0].title.rpartition(", ")[0]
-    named = ", ".join(f"{result.facts.get('seed')} ({result.revision.name})" for result in results)
+    named = ", ".join(f"{result.parameters.get('seed')} ({result.revision.name})" for result in results)
     return f"{recipe}, seeds {named}"
 
 

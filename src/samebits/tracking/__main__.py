@@ -68,7 +68,7 @@ def _record(store: Store, messages: "Queue[Message]") -> None:
                 description = runs.describe(
                     message.origin, message.parameters, message.data_md5, message.environment, message.key
                 )
-                opened = runs.open_training(store, description)
+                opened = runs.open_training(store, description, message.process)
             case Row():
                 due = due if rows else time.monotonic() + FLUSH_SECONDS
                 rows.append(message)

@@ -16,10 +16,11 @@ from typing import Any, Self
 
 import samebits
 from samebits.inputs import Origin
+from samebits.tracking import runs
 from samebits.tracking.content import RunContent
 from samebits.tracking.store import quiet_mlflow
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 # Whoever interrupts a stage, or sees it fail, does not want to wait for its record.
 WAIT_SECONDS_AFTER_FAILURE = 10.0
 
@@ -38,6 +39,7 @@ class Begin:
     data_md5: str
     environment: Mapping[str, Any]
     key: str
+    process: Mapping[str, str] = field(default_factory=runs.process_tags)
 
 
 @dataclass(frozen=True)

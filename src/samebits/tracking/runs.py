@@ -85,28 +85,28 @@ def describe(
     return Description(name, params, tags, origin.files | patch)
 
 
-def create_run(store: Store, description: Description) -> str:
-    """Create a RUNNING run of this process; its id."""
-    run = store.client.create_run(store.experiment_id, run_name=description.name, tags=_process_tags())
+def create_run(store: Store, description: Description, process: Mapping[str, str] | None = None) -> str:
+    """Create a RUNNING run of a process, by default of this one; its id."""
+    run = store.client.create_run(store.experiment_id, run_name=description.name, tags=dict(process or process_tags()))
     run_id: str = run.info.run_id
     log(store, run_id, params=description.params, tags=description.tags)
     log_files(store, run_id, description.files)
     return run_id
 
 
-def open_training(store: Store, description: Description) -> Opened:
+def open_training(store: Store, description: Description, process: Mapping[str, str]) -> Opened:
     """Go on with the run of this training that was interrupted on this host, or create one."""
     key = description.tags[_TRAINING]
     with store.lock:
         for run in _search(store, f"tags.`{_TRAINING}` = '{key}' and tags.`samebits.host` = '{platform.node()}'"):
             if run.info.status in ("FAILED", "KILLED"):
                 run_id = run.info.run_id
-                log(store, run_id, tags=_process_tags())
+                log(store, run_id, tags=process)
                 add_origin(store, run, description)
                 store.client.update_run(run_id, status="RUNNING")
                 history = (store.client.get_metric_history(run_id, key) for key in run.data.metrics)
                 return Opened(run_id, {(metric.key, metric.step) for metrics in history for metric in metrics})
-        return Opened(create_run(store, description))
+        return Opened(create_run(store, description, process))
 
 
 def find_run(store: Store, content: str) -> "Run | None":
@@ -154,7 +154,7 @@ def complete_run(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
 
 def forget_process(store: Store, run_id: str) -> None:
     """Remove from a complete run which process wrote it: it did not make the result."""
-    for key in _process_tags():
+    for key in process_tags():
         store.client.delete_tag(run_id, key)
 
 
@@ -226,7 +226,8 @@ def _search(store: Store, filter_string: str) -> Sequence["Run"]:
     return store.client.search_runs([store.experiment_id], filter_string, order_by=order)
 
 
-def _process_tags() -> dict[str, str]:
+def process_tags() -> dict[str, str]:
+    """Return the tags that say which process a run is of."""
     import psutil
 
     process = psutil.Process()

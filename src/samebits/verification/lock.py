@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from samebits import results
+from samebits.contradictions import RUN_AGAIN, contradictions
 from samebits.errors import UserError, as_one_line
 from samebits.repository import lock, pipeline
 
@@ -10,7 +12,8 @@ from samebits.repository import lock, pipeline
 def require_fresh(root: Path) -> None:
     """Raise UserError where dvc.lock records other code, parameters or data than the files in `root`, or is not there.
 
-    Needs no output: a bare clone can be asked.
+    Needs no output, so a bare clone can be asked; it compares what the cache or the default remote holds of those that
+    describe themselves. Raises UserError also if they say something else than dvc.lock.
     """
     if not (root / "dvc.lock").is_file():
         raise UserError(f"{root} has no dvc.lock: run `dvc repro`")
@@ -24,6 +27,9 @@ def require_fresh(root: Path) -> None:
     if stale:
         what = "; ".join(f"{stage}: {', '.join(paths)}" for stage, paths in stale.items())
         raise UserError(f"dvc.lock is not the result of this code and params.yaml ({what}): run `dvc repro`")
+    here = results.workspace(root)
+    if false := contradictions(here.record, here.read):
+        raise UserError(f"dvc.lock is false ({', '.join(false)}): {RUN_AGAIN}")
 
 
 if __name__ == "__main__":
