@@ -117,7 +117,7 @@ def test_groups_of_seeds_by_pattern(family: Repository) -> None:
 def test_groups_of_seeds_found_by_themselves(family: Repository) -> None:
     compared = compare.compare(family.root, "main", "fast-1", True)
     assert isinstance(compared, OfSeeds)
-    assert [selection.results.seed(result.revision) for result in compared.a] == ["0", "1", "2"]
+    assert [selection.predicted.seed(result.revision) for result in compared.a] == ["0", "1", "2"]
     assert compared.a[0].revision.name == "main"  # and not slow-0, the same training once more
     assert [result.revision.name for result in compared.b] == ["fast-0", "fast-1", "fast-2"]
     assert "with --seeds they are one group" in refusal(family, "slow-0", "slow-1", True)
