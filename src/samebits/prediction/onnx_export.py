@@ -82,8 +82,10 @@ def convert(trained: Trained) -> "onnx.ModelProto":
     return model
 
 
-def check(path: Path, checkpoint: Checkpoint, images: NDArray[np.uint8]) -> float:
-    """Run the model in `path` on uint8 images (N, height, width, channels); give the largest difference of a probability.
+def check(path: Path, checkpoint: Checkpoint, images: NDArray[np.uint8], takes: type[np.generic] = np.uint8) -> float:
+    """Run the model in `path` on images (N, height, width, channels), which it `takes` as this type.
+
+    Return the largest difference of a probability from the network's.
 
     Raises UserError where it differs by more than TOLERANCE, or finds another class the most probable one, or where the
     network itself gives no finite numbers.
@@ -92,7 +94,7 @@ def check(path: Path, checkpoint: Checkpoint, images: NDArray[np.uint8]) -> floa
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     # All at once and one alone: the number of images is free.
-    found = np.concatenate([session.run([OUTPUT], {INPUT: part})[0] for part in (images[:1], images[1:])])
+    found = np.concatenate([session.run([OUTPUT], {INPUT: part.astype(takes)})[0] for part in (images[:1], images[1:])])
     normalized = torch.from_numpy(checkpoint.description.normalization.apply(images))
     expected = predict_logits(checkpoint.network(), normalized, len(images)).softmax(1).numpy()
     if not np.isfinite(expected).all():
