@@ -156,5 +156,7 @@ def test_what_is_missing_is_one_line_and_leaves_the_page_as_it_was(result: Repos
         "error: data/model/checkpoint.safetensors is not in the workspace"
     )
     assert (root / "report.html").read_text() == "before"
+    failed = result.run("samebits", "report", "--output", "/proc/x.html", ok=False)
+    assert failed.returncode == 1 and failed.stderr.startswith("error: /proc/x.html cannot be written: No such file")
     with pytest.raises(UserError, match="is a folder"):
         page.write_result(results.workspace(result.root), tmp_path)

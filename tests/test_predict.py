@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from samebits import checkpoint, models, params
+from samebits import checkpoint, models, params, targets
 from samebits.checkpoint import Checkpoint
 from samebits.data import cifar10, shapes
 from samebits.data.normalization import Normalization
@@ -23,7 +23,9 @@ from samebits.data.prepared import Description
 from samebits.errors import UserError
 from samebits.evaluation import predictions
 from samebits.evaluation.inference import predict_logits
+from samebits.prediction import onnx_export
 from samebits.prediction.predict import Failure, Prediction, predict
+from samebits.prediction.trained import load
 from tests.conftest import Repository
 
 CPU = torch.device("cpu")
@@ -66,6 +68,21 @@ def test_files_get_the_probabilities_of_the_evaluation(tmp_path: Path) -> None:
     reference = np.delete(expected(network, images), 300, axis=0)
     np.testing.assert_allclose(probabilities, reference, rtol=0, atol=1e-5)
     assert len(np.unique(probabilities.argmax(1))) > 1
+
+
+@pytest.mark.parametrize("recipe", ["lab", "linear", "speed"])
+def test_an_image_gets_the_same_bits_alone_and_among_others(recipe: str, tmp_path: Path) -> None:
+    model = {"name": recipe, "initialization": "partial_identity" if recipe == "speed" else "he"}
+    weights = models.build(params.Model.model_validate(model), (3, 32, 32), 10, seed=1).state_dict()
+    network = Checkpoint(weights, {"recipe": recipe, "model": model}, trained().description)
+    paths = save(tmp_path / "images", shapes.draw(70, 0, "test", progress=False)[0])  # more than one process reads
+
+    def probabilities(names: list[str]) -> np.ndarray:
+        return np.stack([item.probabilities for item in predict(network, names, CPU) if isinstance(item, Prediction)])
+
+    together = probabilities(paths)
+    assert (probabilities(paths[::-1])[::-1] == together).all()
+    assert (np.concatenate([probabilities([path]) for path in paths[:9]]) == together[:9]).all()
 
 
 @pytest.mark.parametrize("image_shape", [(1, 20, 20), (3, 16, 40)])
@@ -157,6 +174,11 @@ def test_the_command_in_every_form(done: Repository) -> None:
     by_file = {item["file"]: item for item in items}
     assert by_file["images/new\nline, \x1b[31m\udcff.png"]["predicted"] in shapes.CLASS_NAMES
 
+    # In CSV no file's name commands the terminal or takes a second line.
+    table = done.run("samebits", "predict", "images", "--csv", ok=False).stdout
+    assert "\x1b" not in table and len(table.splitlines()) == 8
+    assert "images/new\\nline, \\x1b[31m\\udcff.png" in [row["file"] for row in csv.DictReader(io.StringIO(table))]
+
     # Another revision's network, from DVC's cache, while the workspace has lost its own.
     (done.root / "data/model/checkpoint.safetensors").unlink()
     before = done.status()
@@ -214,6 +236,44 @@ def test_a_strangers_checkpoint_runs_no_code(done: Repository) -> None:
     assert not (done.root / "ran").exists()
 
 
+def test_a_network_that_diverged_is_refused(tmp_path: Path) -> None:
+    repository, image, path = Repository(tmp_path), tmp_path / "image.png", tmp_path / "network.safetensors"
+    Image.new("RGB", (8, 8), "red").save(image)
+    diverged = trained()
+    diverged.weights["fc3.weight"][0] = float("nan")
+    checkpoint.save(path, diverged)
+    failed = repository.run("samebits", "predict", "image.png", "--json", "--checkpoint", str(path), ok=False)
+    assert failed.returncode == 1 and failed.stdout == ""
+    assert failed.stderr.startswith(
+        "error: the network's weights are not all finite numbers (fc3.weight): its training "
+    )
+    diverged.weights["fc3.weight"][0] = 3e38  # finite, but what comes of it is not
+    checkpoint.save(path, diverged)
+    loaded = load(tmp_path, file=path)
+    for use in (
+        lambda: list(predict(loaded.checkpoint, [str(image)], CPU)),
+        lambda: onnx_export.export(tmp_path, loaded, tmp_path / "model.onnx"),
+    ):
+        with pytest.raises(UserError, match="probabilities that are not finite numbers"):
+            use()
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_a_file_that_cannot_be_written_is_named_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name, words in (
+        ("", "is a folder"),
+        ("/proc/x.png", "cannot be written: No such file"),
+        ("file/x.png", "cannot be written: Not a directory"),
+        ("x" * 300, "cannot be written: File name too long"),
+    ):
+        with pytest.raises(UserError, match=words):
+            targets.require_writable(tmp_path / name)
+    targets.require_writable(tmp_path / "new/folder/x.png")
+    targets.require_writable(tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -221,11 +281,13 @@ def test_a_strangers_checkpoint_runs_no_code(done: Repository) -> None:
         (("image.png", "--checkpoint", "none"), "none is not there"),
         (("image.png", "--top", "0"), "--top is 0"),
         (("empty",), "there is no image"),
+        (("image.png", "--picture", "/proc/x.png"), "/proc/x.png cannot be written: No such file"),
+        (("image.png", "--picture", "x.jpg"), "--picture x.jpg: the picture is a PNG file"),
     ],
 )
 def test_mistakes_are_one_line(arguments: tuple[str, ...], expected: str, done: Repository) -> None:
     Image.new("RGB", (8, 8)).save(done.root / "image.png")
     (done.root / "empty").mkdir()
     failed = done.run("samebits", "predict", *arguments, ok=False)
-    assert failed.returncode == 1 and failed.stdout == ""
+    assert failed.returncode == 1 and failed.stdout == "" and "Traceback" not in failed.stderr
     assert expected in failed.stderr.splitlines()[-1]

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from samebits import quickstart
+from samebits import quickstart, targets
 from samebits.errors import UserError, as_one_line
 from samebits.repository import git
 
@@ -165,6 +165,8 @@ def compare(folder: Path, arguments: argparse.Namespace) -> int:
     from samebits.comparison.compare import compare  # here, for `samebits run` has no use for it
     from samebits.reporting import comparison as shown
 
+    if arguments.html:
+        targets.require_writable(folder / arguments.html)
     compared = compare(_repository(folder), arguments.a, arguments.b, arguments.seeds)
     if arguments.html:
         from samebits.reporting import page
@@ -184,6 +186,7 @@ def report(folder: Path, arguments: argparse.Namespace) -> int:
     from samebits.reporting import page
 
     root, path = _repository(folder), folder / arguments.output
+    targets.require_writable(path)  # here, for a comparison takes its time before the page is begun
     revision = selection.find(root, arguments.revision)
     if arguments.against is None:
         page.write_result(revision, path)

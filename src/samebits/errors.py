@@ -5,7 +5,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What a machine can refuse without anybody's mistake in the code.
+# What a machine can refuse without anybody's mistake in the code. Not that a file is missing: it may be one of ours. Whoever
+# writes to a path that a user names asks `targets` first.
 _MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from samebits import atomic, runtime
+from samebits import atomic, runtime, targets
 from samebits.data import files
 from samebits.errors import UserError, printable
 from samebits.prediction import formats, trained
@@ -22,10 +22,16 @@ NUM_PICTURED = 40
 def run(folder: Path, arguments: Namespace) -> int:
     """Predict every file named, and every image below the folders named; give 1 where one could not be read, else 0.
 
-    Raises UserError where there is no network or no image at all.
+    Raises UserError where there is no network or no image at all, or the picture cannot be written.
     """
     if arguments.top < 1:
         raise UserError(f"--top is {arguments.top}: must be at least 1")
+    if arguments.picture:
+        if arguments.picture.suffix.lower() != ".png":
+            raise UserError(
+                f"--picture {printable(str(arguments.picture))}: the picture is a PNG file, so name it *.png"
+            )
+        targets.require_writable(arguments.picture)
     chosen = trained.load(folder, arguments.rev, arguments.checkpoint)
     paths, is_complete = _images(arguments.paths)
     class_names = chosen.checkpoint.description.class_names

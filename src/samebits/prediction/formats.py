@@ -50,7 +50,7 @@ class Json:
             values["top"] = [{"class": name, "probability": share} for name, share in ranked]
         else:
             values["error"] = item.reason
-        self._stream.write(self._before + json.dumps(values))
+        self._stream.write(self._before + json.dumps(values, allow_nan=False))
         self._before = ",\n"
 
     def end(self) -> None:
@@ -70,9 +70,10 @@ class Csv:
     def write(self, item: Prediction | Failure, ranked: Ranking) -> None:
         """Write a row; that of a failure has an error and no classes."""
         if isinstance(item, Prediction):
-            self._writer.writerow([item.path, "", *(cell for pair in ranked for cell in pair)])
+            cells = [cell for name, share in ranked for cell in (printable(name), share)]
+            self._writer.writerow([printable(item.path), "", *cells])
         else:
-            self._writer.writerow([item.path, item.reason, *self._rest])
+            self._writer.writerow([printable(item.path), printable(item.reason), *self._rest])
 
     def end(self) -> None:
         """Nothing is left to write."""

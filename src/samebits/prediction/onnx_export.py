@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from samebits import atomic
+from samebits import atomic, targets
 from samebits.checkpoint import Checkpoint
 from samebits.data import prepared
 from samebits.data.normalization import Normalization
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "images", "probabilities"
 NUM_CHECKED = 256
+_CHECKED_BYTES = 2**27  # at most, of random images
 TOLERANCE = 1e-4  # of a probability
 
 
@@ -80,20 +82,27 @@ def convert(trained: Trained) -> "onnx.ModelProto":
     return model
 
 
-def check(path: Path, checkpoint: Checkpoint, images: NDArray[np.uint8]) -> float:
-    """Run the model in `path` on uint8 images (N, height, width, channels); give the largest difference of a probability.
+def check(path: Path, checkpoint: Checkpoint, images: NDArray[np.uint8], takes: type[np.generic] = np.uint8) -> float:
+    """Run the model in `path` on images (N, height, width, channels), which it `takes` as this type.
 
-    Raises UserError where it differs by more than TOLERANCE, or finds another class the most probable one.
+    Return the largest difference of a probability from the network's.
+
+    Raises UserError where it differs by more than TOLERANCE, or finds another class the most probable one, or where the
+    network itself gives no finite numbers.
     """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     # All at once and one alone: the number of images is free.
-    found = np.concatenate([session.run([OUTPUT], {INPUT: part})[0] for part in (images[:1], images[1:])])
+    found = np.concatenate([session.run([OUTPUT], {INPUT: part.astype(takes)})[0] for part in (images[:1], images[1:])])
     normalized = torch.from_numpy(checkpoint.description.normalization.apply(images))
     expected = predict_logits(checkpoint.network(), normalized, len(images)).softmax(1).numpy()
+    if not np.isfinite(expected).all():
+        raise UserError(
+            "the network gives probabilities that are not finite numbers: it was not written. Train it again"
+        )
     difference = float(np.abs(found - expected).max())
-    if difference > TOLERANCE or (found.argmax(1) != expected.argmax(1)).any():
+    if not np.isfinite(found).all() or difference > TOLERANCE or (found.argmax(1) != expected.argmax(1)).any():
         raise UserError(f"the ONNX model differs from the network by up to {difference:.1e}: it was not written")
     return difference
 
@@ -102,6 +111,7 @@ def export(folder: Path, trained: Trained, path: Path) -> None:
     """Write the ONNX model to `path`, checked, whole or not at all; print what was checked."""
     import onnx
 
+    targets.require_writable(path)
     images, what = images_to_check(folder, trained)
     try:
         with atomic.replacing(path) as temporary:
@@ -113,7 +123,7 @@ def export(folder: Path, trained: Trained, path: Path) -> None:
 
 
 def images_to_check(folder: Path, trained: Trained) -> tuple[NDArray[np.uint8], str]:
-    """Give 256 images to run a model on, and what they are: the first test images where the workspace has them in this shape."""
+    """Give up to 256 images to run a model on, and what they are: the first test images where the workspace has them in this shape."""
     shape = trained.checkpoint.description.image_shape
     try:
         description = prepared.read_description(folder / "data/prepared")
@@ -124,5 +134,6 @@ def images_to_check(folder: Path, trained: Trained) -> tuple[NDArray[np.uint8], 
     except UserError:
         pass
     channels, height, width = shape
-    random = np.random.default_rng(0).integers(0, 256, (NUM_CHECKED, height, width, channels), dtype=np.uint8)
-    return random, f"{NUM_CHECKED} random images (data/prepared holds no test images of this size)"
+    number = max(2, min(NUM_CHECKED, _CHECKED_BYTES // prod(shape)))
+    random = np.random.default_rng(0).integers(0, 256, (number, height, width, channels), dtype=np.uint8)
+    return random, f"{number} random images (data/prepared holds no test images of this size)"

@@ -1,9 +1,7 @@
-"""A trained network applied to image files: in batches, in order, in constant memory."""
+"""A trained network applied to image files: one by one, in order, in constant memory."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from math import prod
 
 import numpy as np
 import torch
@@ -11,11 +9,8 @@ from numpy.typing import NDArray
 
 from samebits.checkpoint import Checkpoint
 from samebits.data import decoding, images
-from samebits.errors import UserError
+from samebits.errors import UserError, printable
 from samebits.evaluation.inference import predict_logits
-
-_BATCH_BYTES = 2**22  # of decoded images
-_MAX_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -36,20 +31,23 @@ class Failure:
 
 
 def predict(checkpoint: Checkpoint, paths: Sequence[str], device: torch.device) -> Iterator[Prediction | Failure]:
-    """Apply the network to each file, in order. Raises UserError where the checkpoint describes none for images."""
+    """Apply the network to each file, in order; what it says of one does not depend on the others.
+
+    Raises UserError where the checkpoint describes none for images, or it gives probabilities that are not finite.
+    """
     network = checkpoint.network().to(device)
     shape, normalization = checkpoint.description.image_shape, checkpoint.description.normalization
     if shape[0] not in images.MODES:
         raise UserError(f"the network takes images of {shape[0]} channels; files give 1 (grey) or 3 (colour)")
-    batch_size = max(1, min(_MAX_BATCH, _BATCH_BYTES // prod(shape)))
-    outcomes = zip(paths, decoding.decode(paths, shape), strict=True)
-    while batch := list(islice(outcomes, batch_size)):
-        pixels = [outcome.pixels for _, outcome in batch if not isinstance(outcome, str)]
-        if pixels:
-            normalized = torch.from_numpy(normalization.apply(np.stack(pixels))).to(device)
-            rows = iter(predict_logits(network, normalized, batch_size).softmax(1).cpu().numpy())
-        for path, outcome in batch:
-            if isinstance(outcome, str):
-                yield Failure(path, outcome)
-            else:
-                yield Prediction(path, outcome.pixels, next(rows))
+    for path, outcome in zip(paths, decoding.decode(paths, shape), strict=True):
+        if isinstance(outcome, str):
+            yield Failure(path, outcome)
+            continue
+        # Each image alone: among others its last digits would depend on how many they are.
+        normalized = torch.from_numpy(normalization.apply(outcome.pixels[None])).to(device)
+        probabilities = predict_logits(network, normalized, batch_size=1).softmax(1)[0].cpu().numpy()
+        if not np.isfinite(probabilities).all():
+            raise UserError(
+                f"the network gives {printable(path)} probabilities that are not finite numbers: train it again"
+            )
+        yield Prediction(path, outcome.pixels, probabilities)

@@ -61,13 +61,37 @@ def register(folder: Path, trained: Trained, name: str) -> None:
     _say_how_to_serve(uri, name, found)
 
 
-def with_class_names(model: "onnx.ModelProto", class_names: tuple[str, ...]) -> "onnx.ModelProto":
-    """Add to the model an output `predicted`, the name of the most probable class of each image (N,)."""
+def for_serving(model: "onnx.ModelProto", class_names: tuple[str, ...]) -> "onnx.ModelProto":
+    """Make a model fit for requests: pixels come as float32 and are checked, and the class is named.
+
+    The output `predicted` is the name of the most probable class of each image (N,). Pixels that are not whole numbers from 0
+    to 255 fail the run: as uint8, MLflow would cut them off unseen, and shares from 0 to 1 would all be black.
+    """
     from onnx import TensorProto, helper
 
+    for node in model.graph.node:
+        node.input[:] = ["pixels" if name == onnx_export.INPUT else name for name in node.input]
+    (images,) = model.graph.input
+    images.type.tensor_type.elem_type = TensorProto.FLOAT
+    # ONNX has no assertion. Taking item 1 of a list of one fails, and onnxruntime then says which node it was.
+    checks = [
+        helper.make_node("Cast", [onnx_export.INPUT], ["whole"], to=TensorProto.UINT8),
+        helper.make_node("Cast", ["whole"], ["whole_float"], to=TensorProto.FLOAT),
+        helper.make_node("Equal", [onnx_export.INPUT, "whole_float"], ["is_pixel"]),
+        helper.make_node("Not", ["is_pixel"], ["is_wrong"]),
+        helper.make_node("Cast", ["is_wrong"], ["wrong"], to=TensorProto.INT64),
+        helper.make_node("ReduceMax", ["wrong"], ["any_wrong"], keepdims=0),
+        helper.make_node(
+            "Gather", ["zero", "any_wrong"], ["nothing"], name="pixels must be whole numbers from 0 to 255"
+        ),
+        helper.make_node("Add", [onnx_export.INPUT, "nothing"], ["checked"]),
+        helper.make_node("Cast", ["checked"], ["pixels"], to=TensorProto.UINT8),
+    ]
+    for node in reversed(checks):
+        model.graph.node.insert(0, node)
     encoded: Any = [name.encode() for name in class_names]
-    names = helper.make_tensor("class_names", TensorProto.STRING, [len(class_names)], encoded)
-    model.graph.initializer.append(names)
+    model.graph.initializer.append(helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0]))
+    model.graph.initializer.append(helper.make_tensor("class_names", TensorProto.STRING, [len(class_names)], encoded))
     model.graph.node.append(helper.make_node("ArgMax", [onnx_export.OUTPUT], ["most_probable"], axis=1, keepdims=0))
     model.graph.node.append(helper.make_node("Gather", ["class_names", "most_probable"], [PREDICTED]))
     model.graph.output.insert(0, helper.make_tensor_value_info(PREDICTED, TensorProto.STRING, ["batch"]))
@@ -79,12 +103,12 @@ def _checked(folder: Path, trained: Trained) -> "tuple[onnx.ModelProto, Any]":
     import onnx
 
     images, _ = onnx_export.images_to_check(folder, trained)
-    model = with_class_names(onnx_export.convert(trained), trained.checkpoint.description.class_names)
+    model = for_serving(onnx_export.convert(trained), trained.checkpoint.description.class_names)
     with tempfile.TemporaryDirectory(prefix="samebits-") as temporary:
         path = Path(temporary) / "model.onnx"
         onnx.save_model(model, str(path))
-        onnx_export.check(path, trained.checkpoint, images)
-    return model, images[:2]
+        onnx_export.check(path, trained.checkpoint, images, np.float32)
+    return model, images[:2].astype(np.float32)
 
 
 def _run(store: Store, trained: Trained, uri: str) -> "Run":
@@ -118,7 +142,7 @@ def _create_version(
     channels, height, width = trained.checkpoint.description.image_shape
     classes = len(trained.checkpoint.description.class_names)
     signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, height, width, channels))]),
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, height, width, channels))]),
         outputs=Schema(
             [
                 TensorSpec(np.dtype(str), (-1,), PREDICTED),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from samebits import checkpoint, results
 from samebits.checkpoint import Checkpoint
-from samebits.errors import UserError
+from samebits.data.images import MAX_PIXELS
+from samebits.errors import UserError, printable
 from samebits.repository import git
 from samebits.repository.digests import file_md5, md5_of
 from samebits.results import Result
@@ -26,14 +27,14 @@ class Trained:
 def load(folder: Path, name: str | None = None, file: Path | None = None) -> Trained:
     """Read the checkpoint of revision `name`, or `file`, or else that of the workspace in `folder`; none of it runs code.
 
-    A revision's comes from DVC's cache or its remote, and the workspace stays as it is. Raises UserError where there is none.
+    A revision's comes from DVC's cache or its remote, and the workspace stays as it is. Raises UserError where there is none,
+    and for a network that cannot be used: of another version of the code, too large, or whose training diverged.
     """
     if file is not None or name is None:
         path = file or folder / CHECKPOINT
         if file is None and not (folder / "dvc.yaml").is_file():
             raise UserError(f"{folder} has no dvc.yaml: run this in the root of a clone of samebits")
-        loaded = checkpoint.load(path)
-        return Trained(loaded, file_md5(path), None)
+        return Trained(_usable(path), file_md5(path), None)
     root = git.top_folder(folder)
     if root is None:
         raise UserError(f"{folder} is in no git repository: run this in a clone of samebits")
@@ -46,4 +47,20 @@ def load(folder: Path, name: str | None = None, file: Path | None = None) -> Tra
     with tempfile.TemporaryDirectory(prefix="samebits-") as temporary:
         path = Path(temporary) / Path(CHECKPOINT).name
         path.write_bytes(content)
-        return Trained(checkpoint.load(path), md5_of(content), revision)
+        return Trained(_usable(path), md5_of(content), revision)
+
+
+def _usable(path: Path) -> Checkpoint:
+    loaded = checkpoint.load(path)
+    _channels, height, width = loaded.description.image_shape
+    if height * width > MAX_PIXELS:
+        raise UserError(
+            f"the network takes images of {height:,} x {width:,} pixels: more than {MAX_PIXELS:,} are not read"
+        )
+    loaded.network()  # refuses weights that do not fit
+    if broken := [name for name, weight in loaded.weights.items() if not weight.isfinite().all()]:
+        raise UserError(
+            f"the network's weights are not all finite numbers ({printable(broken[0])}): its training diverged. "
+            "Train it again, with a lower learning rate for example"
+        )
+    return loaded

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from samebits import atomic, checkpoint
+from samebits import atomic, checkpoint, targets
 from samebits.comparison import predicted
 from samebits.comparison.compare import OfNetworks, OfSeeds
 from samebits.comparison.predicted import Predicted
 from samebits.data import prepared
-from samebits.errors import UserError
 from samebits.evaluation import metrics
 from samebits.reporting import comparison as tables_of
 from samebits.reporting import lineage, page_charts, page_images
@@ -47,7 +46,8 @@ class Cell:
 
 
 def write_result(revision: Result, path: Path) -> None:
-    """Write the page of one result. Raises UserError where something of it cannot be had."""
+    """Write the page of one result. Raises UserError where something of it cannot be had, or `path` cannot be written."""
+    targets.require_writable(path)
     _write(path, _result(predicted.load(revision)))
 
 
@@ -68,8 +68,6 @@ def write_comparison(compared: OfNetworks | OfSeeds, path: Path) -> None:
 
 
 def _write(path: Path, page: dict[str, Any]) -> None:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: name the file that the page is to be written to")
     templates = Environment(
         loader=PackageLoader("samebits.reporting"),
         autoescape=True,
