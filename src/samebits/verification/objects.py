@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from tqdm import tqdm
 
 from samebits.errors import UserError
+from samebits.repository import revisions
+from samebits.repository.cache import Cache
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -76,20 +76,58 @@ def inspect(cache: Path) -> Inspection:
 def outputs(root: Path, cache: Path) -> dict[str, list[str]]:
     """Tell for each object's name which outputs of dvc.lock hold it. Raises UserError where dvc.lock is no YAML."""
     paths: defaultdict[str, list[str]] = defaultdict(list)
-    try:
-        stages = YAML(typ="safe").load(root / "dvc.lock")["stages"]
-        recorded = [output for stage in stages.values() for output in stage.get("outs", ())]
-    except FileNotFoundError:
-        return paths
-    except (YAMLError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
-        raise UserError("dvc.lock is not what DVC writes: restore it with `git checkout dvc.lock`") from None
-    for output in recorded:
+    for _, output in _recorded(root):
         name, path = output.get("md5", ""), output["path"]
         paths[name].append(path)
         if name.endswith(".dir"):
             for member, relative in _members(cache / "files" / "md5" / name[:2] / name[2:]):
                 paths[member].append(f"{path}/{relative}")
     return paths
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output that dvc.lock names: what of it is where."""
+
+    stage: str
+    path: str
+    is_cached: bool
+    is_whole: bool  # in the workspace
+
+    @property
+    def is_lost(self) -> bool:
+        """Tell whether neither the cache nor the workspace has it."""
+        return not (self.is_cached or self.is_whole)
+
+
+def recorded(root: Path, cache: Path, in_git: set[str]) -> list[Output]:
+    """Tell where each output of dvc.lock is, those left out that git holds. Raises UserError if dvc.lock is damaged."""
+    found = []
+    for stage, entry in _recorded(root):
+        path, name = entry["path"], entry.get("md5", "")
+        if path not in in_git:
+            store = Cache(cache)
+            is_cached = all(store.path(each).is_file() for each in (name, *store.members(name)))
+            # Of a folder only that it is there: the list of its files, and so what it should hold, is not.
+            is_whole = is_cached or (root / path).is_dir() or content_md5(root / path) == name
+            found.append(Output(stage, path, is_cached, is_whole))
+    return found
+
+
+def damaged_records(cache: Path) -> list[Path]:
+    """Find the records of DVC's run cache that are not what DVC writes: it drops one when it stumbles over it."""
+    from dvc.schema import COMPILED_LOCK_FILE_STAGE_SCHEMA
+    from voluptuous import Invalid
+
+    damaged = []
+    for path in Cache(cache).records():
+        try:
+            COMPILED_LOCK_FILE_STAGE_SCHEMA(revisions.mapping(path.read_bytes(), "a record"))["outs"]
+        except FileNotFoundError:
+            continue
+        except (UserError, Invalid, KeyError):
+            damaged.append(path)
+    return damaged
 
 
 def content_md5(path: Path) -> str | None:
@@ -113,6 +151,20 @@ def remove(fault: Fault, copies: list[Path]) -> None:
         raise UserError("has changed since it was found damaged: check again")
     for path in [*copies, fault.path]:
         path.unlink(missing_ok=True)
+
+
+def _recorded(root: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Give the outputs of dvc.lock as DVC wrote them, each after its stage."""
+    try:
+        stages = revisions.mapping((root / "dvc.lock").read_bytes(), "dvc.lock").get("stages", {})
+        found = [(name, output) for name, stage in stages.items() for output in stage.get("outs", ())]
+        if all(isinstance(output["path"], str) for _, output in found):
+            return found
+    except FileNotFoundError:
+        return []
+    except (UserError, LookupError, TypeError, AttributeError):
+        pass
+    raise UserError("dvc.lock is not what DVC writes: restore it with `git checkout dvc.lock`")
 
 
 def _objects(store: Path) -> list[Path]:
