@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -38,7 +37,7 @@ def check(root: Path, repair: bool) -> int:
     if repair and (holder := locks.at_work(root, are_hardlinks)):
         raise UserError(f"DVC is at work here: {holder}: repair when it has ended")
 
-    marks: Counter[str] = Counter()
+    said: set[Finding] = set()  # a damaged git or dvc.lock stops several of these with one and the same line
     for findings in (
         _git(root),
         _compute_pins(root),
@@ -55,9 +54,10 @@ def check(root: Path, repair: bool) -> int:
         _locks(root, cache, are_hardlinks),
     ):
         for finding in _guarded(findings):
-            print(finding, flush=True)
-            marks[finding.mark] += 1
-    number = marks["wrong"]
+            if finding not in said:
+                print(finding, flush=True)
+                said.add(finding)
+    number = sum(finding.mark == "wrong" for finding in said)
     print(f"{number} {'thing is' if number == 1 else 'things are'} wrong" if number else "healthy")
     return 1 if number else 0
 
@@ -186,10 +186,7 @@ def _way_back(is_needed: bool, is_whole_in_workspace: bool, has_remote: bool) ->
 
 def _absent(root: Path, cache: Path, has_remote: bool) -> Iterator[Finding]:
     """Look for outputs of dvc.lock whose objects the cache lacks: wrong only if what is lost came with the others of its stage."""
-    try:
-        outputs = objects.recorded(root, cache, git.files(root, "HEAD"))
-    except UserError:  # a damaged dvc.lock, or git: each is a finding already
-        return
+    outputs = objects.recorded(root, cache, git.files(root, "HEAD"))
     if here := [output.path for output in outputs if output.is_whole and not output.is_cached]:
         what = f"in the workspace and not in DVC's cache: {_listed(here)}"
         yield Finding("note", what, "`dvc commit` puts them there")
