@@ -40,6 +40,7 @@ def main(inputs: Inputs) -> None:
     test = prepared.read_split(PREPARED, "test")
     rows = history.read(MODEL / "history.csv")
     inputs.seal()
+    prepared.require_written(PREPARED, {"test": inputs.sha256(PREPARED / "test.safetensors")})
     data_md5, checkpoint_md5 = inputs.md5(f"{PREPARED}/{prepared.DESCRIPTION}"), inputs.md5(str(weights))
     trained.require(settings, prepared.read_description(PREPARED), data_md5, weights)
     with recorder:

@@ -39,6 +39,9 @@ def main(inputs: Inputs) -> None:
     network = models.build(recipe.model, description.image_shape, num_classes, settings.seed).to(device)
     data, validation = (prepared.read_split(PREPARED, name).to(device) for name in ("train", "validation"))
     inputs.seal()
+    prepared.require_written(
+        PREPARED, {name: inputs.sha256(PREPARED / f"{name}.safetensors") for name in ("train", "validation")}
+    )
     meaning = {"recipe": settings.recipe, "seed": settings.seed} | recipe.model_dump(include={"model", "train"})
     data_md5 = inputs.md5(f"{PREPARED}/{prepared.DESCRIPTION}")
     what_decides_bits = {"code": inputs.code, "data": data_md5, "environment": environment}

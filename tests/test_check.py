@@ -25,9 +25,10 @@ from filelock import FileLock
 
 from samebits.data import cifar10
 from samebits.errors import UserError
+from samebits.repository import git
 from samebits.tracking.store import quiet_mlflow
 from samebits.verification import check as checking
-from samebits.verification import database, locks, objects
+from samebits.verification import database, locks, objects, queue
 from tests.conftest import FOREIGN, Repository, stages_run
 
 NOBODY = 65534
@@ -344,6 +345,85 @@ def test_what_a_killed_repair_leaves_is_found_again(
     assert check(small)[0] == 1 and check(small, repair=True)[0] == 0 and not broken.exists()
 
 
+def lose(repository: Repository, *outputs: str) -> None:
+    for output in outputs:
+        cached(repository, output).unlink()
+        (repository.root / output).unlink()
+
+
+def test_a_lost_output_is_a_note_where_it_can_be_fetched(small: Repository, check: Any) -> None:
+    lose(small, "second.bin")
+    code, lines = check(small)
+    (line,) = [line for line in lines if "second.bin" in line]
+    assert code == 0 and line == (
+        "note   neither in DVC's cache nor in the workspace: 1 of 3 outputs: second.bin: "
+        "`dvc pull` fetches them, or `dvc repro` makes them"
+    )
+    small.run("dvc", "pull")
+    assert not any("second.bin" in line for line in check(small)[1])
+
+
+def test_a_lost_output_is_wrong_where_the_others_of_its_stage_are(small: Repository, check: Any) -> None:
+    small.run("dvc", "remote", "remove", "store")
+    pipeline = {"both": {"cmd": "echo a > a.bin; echo b > b.bin", "outs": ["a.bin", "b.bin"]}}
+    (small.root / "dvc.yaml").write_text(yaml.safe_dump({"stages": pipeline}))
+    (small.root / "dvc.lock").unlink()
+    small.repro()
+    lose(small, "a.bin")
+    code, lines = check(small)
+    (line,) = marked("wrong", lines)
+    assert code == 1 and line.endswith("1 of 2 outputs: a.bin: `dvc repro` makes them")
+    lose(small, "b.bin")  # as in a fresh clone
+    code, lines = check(small)
+    assert code == 0 and any("2 of 2 outputs: a.bin, b.bin: `dvc repro`" in line for line in marked("note", lines))
+    assert small.repro() == ["both"] and not any(".bin" in line for line in check(small)[1])
+
+
+def test_an_output_that_only_the_workspace_has(small: Repository, check: Any) -> None:
+    object_of_it = cached(small, "second.bin")
+    object_of_it.unlink()
+    code, lines = check(small)
+    (line,) = [line for line in lines if "second.bin" in line]
+    assert code == 0 and line == (
+        "note   in the workspace and not in DVC's cache: second.bin: `dvc commit` puts them there"
+    )
+    small.run("dvc", "commit")
+    assert object_of_it.exists() and not any("second.bin" in line for line in check(small)[1])
+
+
+@pytest.mark.parametrize("content", [b"garbage", b"", b"\xff\xfe", b"cmd: echo\n", b"- 1\n"])
+def test_a_damaged_record_of_the_run_cache(small: Repository, check: Any, content: bytes) -> None:
+    (record,) = (small.root / ".dvc/cache/runs").glob("*/*/*")  # of `second`, the only stage with dependencies
+    whole = record.read_bytes()
+    record.write_bytes(content)
+    (line,) = marked("wrong", check(small)[1])
+    name = record.relative_to(small.root)
+    assert line.startswith(f"wrong  {name}, a record of a stage that ran, is damaged: run `samebits check --repair`")
+    code, lines = check(small, repair=True)
+    assert code == 0 and not record.exists()
+    assert any(f"{name}, a record of a stage that ran, was damaged; removed" in line for line in marked("note", lines))
+    assert small.repro("--force", "--single-item", "second") == ["second"] and record.read_bytes() == whole
+
+
+def test_an_experiment_that_lost_its_name_is_found_again(quick: Repository) -> None:
+    quick.run("dvc", "exp", "run", "--queue", "--name", "alpha", "--set-param", "seed=3")
+    quick.run("dvc", "queue", "start")
+    deadline = time.monotonic() + 120
+    while "Success" not in quick.run("dvc", "queue", "status").stdout:
+        assert time.monotonic() < deadline
+    (ref,) = [ref for ref in git.references(quick.root, "refs/exps") if ref.endswith("/alpha")]
+    commit = git.references(quick.root, "refs/exps")[ref]
+    assert list(queue.inspect(quick.root)) == []
+    quick.run("git", "update-ref", "-d", ref)  # what is left when two workers end in the same moment
+    (finding,) = queue.inspect(quick.root)
+    assert finding.mark == "note" and "experiment alpha has finished" in finding.what
+    quick.run(*finding.remedy.split("`")[1].split())
+    assert git.references(quick.root, "refs/exps")[ref] == commit and list(queue.inspect(quick.root)) == []
+    quick.run("git", "update-ref", "-d", ref)
+    quick.run(*finding.remedy.split("`")[3].split())  # for whoever removed it
+    assert list(queue.inspect(quick.root)) == []
+
+
 def test_a_broken_lock_file_of_the_pipeline(small: Repository, check: Any) -> None:
     (small.root / "dvc.lock").write_text("<<<<<<< HEAD\n")
     (line,) = marked("wrong", check(small)[1])
@@ -566,19 +646,62 @@ def test_a_dvc_that_works_is_a_note_and_a_killed_one_is_wrong(small: Repository,
         dvc.kill()
         zombie = marked("wrong", check(small)[1])
         assert any("lives no more" in line for line in zombie)  # dead, though nobody has waited for it yet
-    line = next(line for line in marked("wrong", check(small, repair=True)[1]) if "rwlock" in line)
-    assert f"is held by process {dvc.pid} (" in line and line.endswith("which lives no more: remove .dvc/tmp/rwlock")
-    held.unlink()
-    assert check(small)[0] == 0
+    code, lines = check(small, repair=True)
+    (line,) = [line for line in marked("note", lines) if "rwlock" in line]
+    assert code == 0 and line.startswith("note   .dvc/tmp/rwlock names 1 killed process: DVC runs all the same")
 
 
-def test_a_process_that_only_has_the_number_of_a_dead_one(small: Repository, check: Any) -> None:
-    held = small.root / ".dvc/tmp/rwlock"
-    held.write_text(json.dumps({"read": {"/x": [{"pid": os.getpid(), "cmd": "dvc repro"}]}}))
-    assert any("at work" in line for line in marked("note", check(small)[1]))
+def lock_paths(repository: Repository, pid: int, **kinds: list[str]) -> Path:
+    """Let a process of long ago hold these paths."""
+    locked: dict[str, dict[str, Any]] = {"write": {}, "read": {}}
+    for kind, names in kinds.items():
+        for name in names:
+            entry = {"pid": pid, "cmd": "dvc repro"}
+            locked[kind][str(repository.root / name)] = entry if kind == "write" else [entry]
+    held = repository.root / ".dvc/tmp/rwlock"
+    held.write_text(json.dumps(locked))
     os.utime(held, (0, 1_000_000_000))
-    (line,) = marked("wrong", check(small)[1])
-    assert f"process {os.getpid()} (dvc repro), which lives no more" in line
+    return held
+
+
+def number_of_nobody() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_what_killed_processes_locked_is_one_note_and_dvc_runs(small: Repository, check: Any) -> None:
+    lock_paths(small, number_of_nobody(), write=["first.bin"], read=["second.bin", "params.yaml", "first.bin"])
+    code, lines = check(small)
+    (line,) = [line for line in lines if "rwlock" in line]
+    assert code == 0 and line.startswith("note   .dvc/tmp/rwlock names 1 killed process: DVC runs all the same")
+    assert small.repro("--force", "first") == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "is_blocking"),
+    [
+        ({"write": ["first.bin"]}, True),
+        ({"read": ["first.bin"]}, True),
+        ({"read": ["folder/a"]}, True),
+        ({"read": ["params.yaml", "elsewhere"]}, False),
+    ],
+)
+def test_a_process_that_only_has_the_number_of_a_dead_one(
+    small: Repository, check: Any, kinds: dict[str, list[str]], is_blocking: bool
+) -> None:
+    held = lock_paths(small, os.getpid(), **kinds)
+    code, lines = check(small)
+    (line,) = [line for line in lines if "rwlock" in line]
+    assert code == is_blocking and line.startswith("wrong" if is_blocking else "note ")
+    done = small.run("dvc", "repro", "--force", ok=False)
+    assert (done.returncode != 0) == is_blocking == ("is busy" in done.stderr)
+    if is_blocking:
+        assert f"process {os.getpid()} (dvc repro), which lives no more: remove .dvc/tmp/rwlock" in line
+        held.unlink()
+        small.run("dvc", "repro", "--force")
+    os.utime(lock_paths(small, os.getpid(), **kinds))
+    assert any("at work" in line for line in marked("note", check(small)[1]))
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"write": {"/x": {"pid": 1}}}', '{"write": 3}'])
@@ -617,7 +740,7 @@ def test_a_lock_whose_holder_cannot_be_seen(small: Repository, monkeypatch: pyte
     monkeypatch.setattr(locks, "whoever_opened", lambda path: None)
     with started(small, "python", "-c", LOCK) as process:
         assert process.stdout is not None and process.stdout.readline() == b"held\n"
-        (finding,) = locks.inspect(small.root, are_hardlinks=False)
+        (finding,) = locks.inspect(small.root, are_hardlinks=False, outputs=())
     assert finding.mark == "wrong" and finding.what == ".dvc/tmp/lock is held, by no process that lives here"
 
 

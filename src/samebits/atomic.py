@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from samebits.signatures import signature, written
+
 # What `tempfile` appends to a prefix.
 _RANDOM = r"[a-z0-9_]{8}"
 
@@ -34,6 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            written[path.as_posix()] = signature(path)
         _fsync_folder(path.parent)
     except OSError as error:
         if error.filename is None:  # a write to an open file, as on a full disk, does not say to which

@@ -7,15 +7,19 @@ recorded as what ran. So each stage leaves a process behind that waits for the r
 import os
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from samebits import atomic
-from samebits.inputs import Inputs, signature
+from samebits.inputs import Inputs
 from samebits.repository import cache, git, lock
-from samebits.repository.lock import Output
+from samebits.repository.digests import file_md5
+from samebits.signatures import signature, written
 
 _LOCK = Path("dvc.lock")
 _POLL_SECONDS = 0.02
+# Larger outputs are prepared data, which the stages after compare with dataset.json.
+_MAX_BYTES = 50_000_000
 
 
 def leave_behind(inputs: Inputs) -> None:
@@ -29,33 +33,35 @@ def leave_behind(inputs: Inputs) -> None:
         return
     try:
         os.setsid()  # Ctrl-C and the end of the terminal are meant for DVC
+        sizes = {path: status[1] for path, status in written.items() if status}
+        outputs = {path: file_md5(Path(path)) for path, size in sizes.items() if size <= _MAX_BYTES}
         is_wrong = False
         # After a removal until the end: DVC may have read the file before that, and write it again with its next stage.
         while (signature(_LOCK) == before or is_wrong) and dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
             time.sleep(_POLL_SECONDS)
             if signature(_LOCK) != before:
-                is_wrong = _confirm(inputs, ended) or is_wrong
+                is_wrong = _confirm(inputs, outputs, ended) or is_wrong
                 before = signature(_LOCK)
                 if not is_wrong:
                     break
         if is_wrong or signature(_LOCK) != before:
-            _confirm(inputs, ended)
+            _confirm(inputs, outputs, ended)
         if is_wrong:
-            _remove_experiment(inputs)
+            _remove_experiment(inputs, outputs)
     except BaseException as error:
         _say(f"warning: what dvc.lock says of {inputs.stage} could not be confirmed ({error!r}): run `samebits check`")
     finally:
         os._exit(0)
 
 
-def _confirm(inputs: Inputs, ended: float) -> bool:
+def _confirm(inputs: Inputs, outputs: Mapping[str, str], ended: float) -> bool:
     """Remove the record of the stage if it says something else than what ran; tell whether it did."""
     content = _LOCK.read_bytes()
     recorded = lock.read(content, str(_LOCK)).stages.get(inputs.stage)
-    if recorded is None or not (changes := inputs.misrecorded(recorded)):
+    if recorded is None or not (changes := inputs.misrecorded(recorded, outputs)):
         return False
     for path in cache.of(Path.cwd()).records():
-        if path.stat().st_mtime >= ended - 1 and _is_of(path, recorded.outputs, inputs):
+        if path.stat().st_mtime >= ended - 1 and _is_of(path, recorded):
             path.unlink()
     _remove(inputs.stage, content)
     _say(
@@ -65,11 +71,10 @@ def _confirm(inputs: Inputs, ended: float) -> bool:
     return True
 
 
-def _is_of(path: Path, outputs: list[Output], inputs: Inputs) -> bool:
-    """Tell whether a record of the run cache says of these outputs something else than what ran."""
+def _is_of(path: Path, recorded: lock.Stage) -> bool:
+    """Tell whether a record of the run cache is the one that DVC has made together with this one of dvc.lock."""
     (stage,) = lock.read(path.read_bytes(), path.name).stages.values()
-    hashes = {output.path: output.md5 for output in stage.outputs}
-    return hashes == {output.path: output.md5 for output in outputs} and bool(inputs.misrecorded(stage))
+    return (stage.dependencies, stage.params) == (recorded.dependencies, recorded.params)
 
 
 def _remove(stage: str, content: bytes) -> None:
@@ -80,12 +85,12 @@ def _remove(stage: str, content: bytes) -> None:
         atomic.write_text(_LOCK, left)
 
 
-def _remove_experiment(inputs: Inputs) -> None:
+def _remove_experiment(inputs: Inputs, outputs: Mapping[str, str]) -> None:
     """Remove the experiment that DVC has made of the record, if it has."""
     name = os.environ.get("DVC_EXP_NAME", "")
     for commit in git.experiments(Path.cwd(), name) if name else []:
         recorded = lock.read(git.read(Path.cwd(), commit, str(_LOCK)), str(_LOCK)).stages.get(inputs.stage)
-        if recorded and inputs.misrecorded(recorded):
+        if recorded and inputs.misrecorded(recorded, outputs):
             git.remove_experiment(Path.cwd(), name, commit)
             _say(f"error: so the experiment {name} is removed too: run it again")
 

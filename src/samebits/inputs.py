@@ -6,6 +6,7 @@ outputs, so this module imports such code only when it has read all of it.
 """
 
 import ast
+import hashlib
 import importlib.util
 import json
 import os
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from samebits.errors import UserError
 from samebits.repository import git, lock
 from samebits.repository.digests import file_md5, md5_of
+from samebits.signatures import Signature, signature, written
 
 if TYPE_CHECKING:
     from samebits.params import Params
@@ -32,9 +34,6 @@ _CODE = ("compute.lock", "stages/*", "src/samebits/**/*")
 _DIGITS = 7  # of a hash: enough to tell two contents apart
 _NAMED = 4  # of the things that have changed
 _ABSENT = "absent"
-
-# Inode, size, and when content and anything else last changed, in nanoseconds: no write leaves all of them as they were.
-Signature = tuple[int, int, int, int] | None
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,12 @@ class Change:
 
 @dataclass(frozen=True)
 class _File:
-    """A file as it was; only of code the content is kept."""
+    """A file as it was; the content is kept of code only."""
 
     signature: Signature
     md5: str
     content: bytes = b""
+    sha256: str = ""  # of data only
 
 
 class Inputs:
@@ -120,6 +120,11 @@ class Inputs:
         """Return the MD5 that the data file `path` had at the start."""
         return self._data[path].result().md5 if path in self._data else file_md5(Path(path))
 
+    def sha256(self, path: Path) -> str:
+        """Return the SHA-256 that the data file `path` had at the start."""
+        file = self._data.get(path.as_posix())
+        return file.result().sha256 if file else _read_data(path).sha256
+
     def is_recorded(self, path: str) -> bool:
         """Tell whether DVC runs this stage and has recorded the data file `path` as it was at the start."""
         recorded = lock.read(_content(Path(_LOCK)), _LOCK).hashes
@@ -135,11 +140,16 @@ class Inputs:
         return Origin(commit, patch, experiment, files, is_dirty=bool(patch))
 
     def require_stages_before(self) -> None:
-        """Raise UserError if the stages before were recorded with other parameters than those of this one.
+        """Raise UserError if the stages before were recorded with other parameters or outputs than there were at the start.
 
-        That is so if params.yaml was edited after they ended. A stage that is not run by DVC has no record to look at.
+        That is so if something was edited after they ended. A stage that is not run by DVC has no record to look at.
         """
         for name in self._stages_before() if "DVC_STAGE" in os.environ else ():
+            for output in self._recorded[name].outputs:
+                if output.path in self._data and self.md5(output.path) != output.md5:
+                    raise UserError(
+                        f"{output.path} is not what {name} wrote: run `dvc checkout {output.path}` and `dvc repro`"
+                    )
             if changes := [change for change in self._misfits(name) if change.what in self._values]:
                 raise UserError(
                     f"{name} ran with other values than params.yaml had when {self.stage} started ({_some(changes)}): "
@@ -148,7 +158,7 @@ class Inputs:
 
     def changes(self) -> list[Change]:
         """Return what the stage runs on that is otherwise now than at the start."""
-        return [*self._changed_parameters(), *self._changed_files(), *self._changed_images()]
+        return [*self._changed_parameters(), *self._changed_files(), *self._changed_images(), *self._changed_outputs()]
 
     def notice(self, say: Callable[[str], None]) -> None:
         """Say what has changed since the last time and what to do, or that all is as it was."""
@@ -170,9 +180,15 @@ class Inputs:
                 f"{_some(changes)} while {self.stage} ran, so it is not recorded: {self._ways_out(changes)}"
             )
 
-    def misrecorded(self, recorded: "Stage") -> list[Change]:
-        """Return what DVC has recorded of this stage otherwise than it ran."""
-        changes = self._differing(self._stage_values(self.stage), _flat(recorded.params))
+    def misrecorded(self, recorded: "Stage", outputs: Mapping[str, str]) -> list[Change]:
+        """Return what DVC has recorded of this stage otherwise than it ran; `outputs` are MD5s of what it wrote."""
+        hashes = {output.path: output.md5 for output in recorded.outputs}
+        changes = [
+            Change(path, md5[:_DIGITS], hashes[path][:_DIGITS])
+            for path, md5 in outputs.items()
+            if hashes.get(path, md5) != md5
+        ]
+        changes += self._differing(self._stage_values(self.stage), _flat(recorded.params))
         for path, md5 in recorded.dependencies.items():
             expected = self._recordable_md5(path)
             if expected in (None, md5):
@@ -274,6 +290,13 @@ class Inputs:
             for path in changed
         ]
 
+    def _changed_outputs(self) -> list[Change]:
+        return [
+            Change(path, "as it was written", "changed")
+            for path, before in written.items()
+            if signature(Path(path)) != before
+        ]
+
     def _stages_before(self) -> list[str]:
         """Return the stages whose outputs this one needs, directly or not, as far as DVC has recorded them."""
         before: list[str] = []
@@ -334,22 +357,15 @@ def _read_code(path: Path) -> _File:
 
 
 def _read_data(path: Path) -> _File:
-    return _File(signature(path), file_md5(path))
+    before, md5 = signature(path), file_md5(path)
+    with path.open("rb") as file:
+        return _File(before, md5, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _commit_and_patch() -> tuple[str | None, bytes]:
     workspace = Path.cwd()
     commit = git.commit(workspace)
     return commit, git.diff(workspace, commit) if commit else b""
-
-
-def signature(path: Path) -> Signature:
-    """Return what tells versions of a file apart without reading it; None if it is not there."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _content(path: Path) -> bytes:

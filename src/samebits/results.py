@@ -75,11 +75,11 @@ class Result:
         """
         recorded = _nested(self.record.params, {})
         recipes = recorded.pop("recipes", {})
-        plain = recorded | recipes.get(recorded.get("recipe"), {})
+        plain: dict[str, Any] = recorded | recipes.get(recorded.get("recipe"), {})
         try:
             whole = _nested(self.record.params, self.yaml("params.yaml"))
             recipe = whole["recipes"][whole["recipe"]]
-            resolved: dict[str, Any] = Params.model_validate(whole | {"recipes": {whole["recipe"]: recipe}}).resolved()
+            resolved = Params.model_validate(whole | {"recipes": {whole["recipe"]: recipe}}).resolved()
         except (UserError, ValidationError, LookupError, TypeError):
             return plain
         # Numbers as that code would have had them (1 for a float is 1.0); no keys that it did not know.

@@ -81,6 +81,17 @@ def read_description(folder: Path) -> Description:
         raise _damaged(path, error) from None
 
 
+def require_written(folder: Path, digests: dict[str, str]) -> None:
+    """Raise UserError if splits, named with their SHA-256, are not those that dataset.json was written with."""
+    described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["sha256"]
+    for name, sha256 in digests.items():
+        if described[name] != sha256:
+            path = folder / f"{name}.safetensors"
+            raise UserError(
+                f"{path} is not what prepare wrote: run `dvc repro --force --single-item prepare`, then `dvc repro`"
+            )
+
+
 def read_split(folder: Path, name: str) -> Split:
     """Read one split of SPLITS into memory. Raises UserError where it is missing or damaged."""
     path = folder / f"{name}.safetensors"

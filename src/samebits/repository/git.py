@@ -54,29 +54,41 @@ def ref(workspace: Path, name: str) -> str | None:
     return output.decode().strip() or None
 
 
+def references(workspace: Path, *prefixes: str) -> dict[str, str]:
+    """The commits, or tags with a message, of all references below `prefixes`, by their full names."""
+    listed = _git(workspace, "for-each-ref", "--format=%(refname) %(objectname)", *prefixes).decode()
+    return dict(line.rsplit(" ", 1) for line in listed.splitlines())
+
+
 def experiments(workspace: Path, name: str) -> list[str]:
     """The commits of the DVC experiments that are called `name`, on whatever commits they are based."""
-    listed = _git(workspace, "for-each-ref", "--format=%(objectname) %(refname:lstrip=4)", "refs/exps").decode()
-    return [line.split()[0] for line in listed.splitlines() if line.split()[1:] == [name]]
+    return [commit for ref, commit in references(workspace, "refs/exps").items() if ref.split("/", 4)[4:] == [name]]
 
 
 def remove_experiment(workspace: Path, name: str, commit: str) -> None:
     """Remove the DVC experiment that is called `name` and is this commit."""
-    listed = _git(workspace, "for-each-ref", "--points-at", commit, "--format=%(refname)", "refs/exps").decode()
-    for reference in (line for line in listed.splitlines() if line.split("/")[-1] == name):
-        _git(workspace, "update-ref", "-d", reference, commit)
+    for ref, found in references(workspace, "refs/exps").items():
+        if found == commit and ref.split("/", 4)[4:] == [name]:
+            _git(workspace, "update-ref", "-d", ref, commit)
 
 
 def experiment_names(workspace: Path) -> dict[str, str]:
     """The names of all DVC experiments, by their commits."""
-    listed = _git(workspace, "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps").decode()
     names = {}
-    for line in listed.splitlines():
-        commit, _, name = line.partition(" ")
-        parts = name.split("/")
+    for ref, commit in references(workspace, "refs/exps").items():
+        parts = ref.split("/")
         if len(parts) == 5 and parts[2] not in _NO_EXPERIMENTS:
             names[commit] = parts[4]
     return names
+
+
+def commits_by_subject(workspace: Path) -> dict[str, str]:
+    """All commits that are there, also those that nothing leads to any more, by the first lines of their messages."""
+    listed = _git(workspace, "cat-file", "--batch-all-objects", "--batch-check=%(objecttype) %(objectname)")
+    commits = b"".join(line[len("commit ") :] + b"\n" for line in listed.splitlines() if line.startswith(b"commit "))
+    shown = _git(workspace, "log", "--no-walk=unsorted", "--stdin", "--format=%H %s", given=commits) if commits else b""
+    lines = (line.partition(" ") for line in shown.decode(errors="replace").splitlines())
+    return {subject: commit for commit, _, subject in lines}
 
 
 def commits_of(workspace: Path, *paths: str) -> list[str]:
@@ -190,11 +202,9 @@ def _heads(workspace: Path) -> list[str]:
     return [*_BRANCHES, *(["HEAD"] if commit(workspace) else [])]
 
 
-def _git(workspace: Path, *arguments: str) -> bytes:
+def _git(workspace: Path, *arguments: str, given: bytes = b"") -> bytes:
     with _running(workspace):
-        done = subprocess.run(
-            _command(*arguments), cwd=workspace, env=_environment(), capture_output=True, stdin=subprocess.DEVNULL
-        )
+        done = subprocess.run(_command(*arguments), cwd=workspace, env=_environment(), capture_output=True, input=given)
     if done.returncode == 0:
         return done.stdout
     if done.stderr:  # else it has only found nothing

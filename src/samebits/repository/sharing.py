@@ -8,6 +8,7 @@ from samebits.errors import UserError
 from samebits.repository import cache as caches
 from samebits.repository import git
 from samebits.repository.cache import Cache
+from samebits.repository.contradictions import require_true
 from samebits.repository.known import Known, know, not_in_git
 from samebits.repository.remote import Remote, open_remote
 
@@ -24,6 +25,7 @@ def share(root: Path, remote_name: str | None) -> int:
     cache = caches.of(root)
     with open_remote(root, remote_name, settings) as remote:
         remote.require_records()
+        require_true(root, cache)
         known = know(root, cache)
         if not known.objects:
             raise UserError(f"{root} knows no result yet: run `dvc repro`, or fetch the commits that record some")

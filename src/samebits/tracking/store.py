@@ -97,7 +97,9 @@ def open_store(root: Path) -> Store:
     database = Path(uri.removeprefix(_SQLITE))
     if {"?", "%"} & set(uri):
         # MLflow would take the path for an address: one database elsewhere, or a folder beside this one.
-        raise UserError(f"MLflow keeps no database at {database}: rename the folder to one without ? and %")
+        raise UserError(
+            f"MLflow keeps no database at {database}: rename the folder to one without ? and %, or set MLFLOW_TRACKING_URI"
+        )
     database.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{database}.lock", timeout=LOCK_SECONDS)
     # MLflow's schema migrations crash when two processes run them at once.

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -12,8 +11,8 @@ from samebits import atomic, params
 from samebits.data import cifar10
 from samebits.errors import UserError
 from samebits.repository import cache as caches
-from samebits.repository import git
-from samebits.verification import database, locks, objects
+from samebits.repository import contradictions, git, lock
+from samebits.verification import database, locks, objects, queue
 from samebits.verification.finding import Finding, shown
 
 # What a run writes: prepared tensors and checkpoint, each once in the workspace and once in the cache.
@@ -33,29 +32,33 @@ def check(root: Path, repair: bool) -> int:
         if git.top_folder(root) is None:
             raise UserError(f"{root} is in no git repository: clone samebits, do not copy it")
     cache = caches.of(root).root
+    has_remote = bool(settings["core"].get("remote"))
     are_hardlinks = bool(settings["core"].get("hardlink_lock"))
-    if repair:
-        for line in locks.inspect(root, are_hardlinks):
-            if line.mark == "note":
-                raise UserError(f"{line.what}: repair when it has ended")
+    if repair and (holder := locks.at_work(root, are_hardlinks)):
+        raise UserError(f"DVC is at work here: {holder}: repair when it has ended")
 
-    marks: Counter[str] = Counter()
+    said: set[Finding] = set()  # a damaged git or dvc.lock stops several of these with one and the same line
     for findings in (
         _git(root),
         _compute_pins(root),
         _other_pins(root),
         _torchvision(),
         _raw_data(root),
-        _cache(root, cache, repair, has_remote=bool(settings["core"].get("remote"))),
+        _cache(root, cache, repair, has_remote),
+        _absent(root, cache, has_remote),
+        _records(root, cache, repair),
+        _false_records(root, caches.Cache(cache), repair),
         _half_written(root),
+        queue.inspect(root),
         database.inspect(root),
         _free_disk(root, cache),
-        _locks(root, are_hardlinks),
+        _locks(root, cache, are_hardlinks),
     ):
         for finding in _guarded(findings):
-            print(finding, flush=True)
-            marks[finding.mark] += 1
-    number = marks["wrong"]
+            if finding not in said:
+                print(finding, flush=True)
+                said.add(finding)
+    number = sum(finding.mark == "wrong" for finding in said)
     print(f"{number} {'thing is' if number == 1 else 'things are'} wrong" if number else "healthy")
     return 1 if number else 0
 
@@ -182,6 +185,47 @@ def _way_back(is_needed: bool, is_whole_in_workspace: bool, has_remote: bool) ->
     return ", or ".join(ways)
 
 
+def _absent(root: Path, cache: Path, has_remote: bool) -> Iterator[Finding]:
+    """Look for outputs of dvc.lock whose objects the cache lacks: wrong only if what is lost came with the others of its stage."""
+    outputs = objects.recorded(root, cache, git.files(root, "HEAD"))
+    if here := [output.path for output in outputs if output.is_whole and not output.is_cached]:
+        what = f"in the workspace and not in DVC's cache: {_listed(here)}"
+        yield Finding("note", what, "`dvc commit` puts them there")
+    lost = [output for output in outputs if output.is_lost]
+    begun = set() if has_remote else {output.stage for output in outputs if not output.is_lost}
+    for is_begun in (True, False):
+        if paths := [output.path for output in lost if (output.stage in begun) == is_begun]:
+            what = (
+                f"neither in DVC's cache nor in the workspace: {len(paths)} of {len(outputs)} outputs: {_listed(paths)}"
+            )
+            remedy = "`dvc pull` fetches them, or `dvc repro` makes them" if has_remote else "`dvc repro` makes them"
+            yield Finding("wrong" if is_begun else "note", what, remedy)
+
+
+def _records(root: Path, cache: Path, repair: bool) -> Iterator[Finding]:
+    for path in objects.damaged_records(cache):
+        what = f"{shown(root, path)}, a record of a stage that ran,"
+        if repair:
+            path.unlink(missing_ok=True)
+            yield Finding("note", f"{what} was damaged; removed", "at most, that stage runs once more")
+        else:
+            yield Finding("wrong", f"{what} is damaged", "run `samebits check --repair`, which removes it")
+
+
+def _false_records(root: Path, cache: caches.Cache, repair: bool) -> Iterator[Finding]:
+    """Look for records that say something else than the outputs they name say of themselves."""
+    here = lock.read((root / "dvc.lock").read_bytes(), "dvc.lock") if (root / "dvc.lock").is_file() else lock.Record({})
+    if false := contradictions.contradictions(here, lambda path: cache.read(here.hashes[path])):
+        yield Finding("wrong", f"dvc.lock is false: {', '.join(false)}", contradictions.RUN_AGAIN)
+    for path, false in contradictions.in_run_cache(cache):
+        what = f"{shown(root, path)}, a record of a stage that ran, is false: {', '.join(false)}"
+        if repair:
+            path.unlink(missing_ok=True)
+            yield Finding("note", f"{what}; removed", "remove the same file from a remote that has it")
+        else:
+            yield Finding("wrong", what, "run `samebits check --repair`, which removes it")
+
+
 def _half_written(root: Path) -> Iterator[Finding]:
     folders = [folder for name in ("data", "metrics") for folder, _, _ in os.walk(root / name)]
     sizes = {}
@@ -208,8 +252,11 @@ def _free_disk(root: Path, cache: Path) -> Iterator[Finding]:
             yield Finding("ok", what)
 
 
-def _locks(root: Path, are_hardlinks: bool) -> Iterator[Finding]:
-    yield from list(locks.inspect(root, are_hardlinks)) or [Finding("ok", "no lock of DVC's is held")]
+def _locks(root: Path, cache: Path, are_hardlinks: bool) -> Iterator[Finding]:
+    written: list[str] = []
+    with suppress(UserError):  # a damaged dvc.lock is a finding already
+        written = [path for paths in objects.outputs(root, cache).values() for path in paths]
+    yield from list(locks.inspect(root, are_hardlinks, written)) or [Finding("ok", "no lock of DVC's is held")]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from samebits import results
-from samebits.contradictions import RUN_AGAIN, contradictions
 from samebits.errors import UserError, as_one_line
 from samebits.repository import lock, pipeline
+from samebits.repository.contradictions import RUN_AGAIN, contradictions
 
 
 def require_fresh(root: Path) -> None:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from samebits.errors import UserError
 from samebits.repository import lock
+from samebits.repository.cache import Cache
 from samebits.repository.digests import file_md5
 
 if TYPE_CHECKING:
@@ -75,18 +76,56 @@ def inspect(cache: Path) -> Inspection:
 def outputs(root: Path, cache: Path) -> dict[str, list[str]]:
     """Tell for each object's name which outputs of dvc.lock hold it. Raises UserError where dvc.lock is no YAML."""
     paths: defaultdict[str, list[str]] = defaultdict(list)
-    try:
-        recorded = lock.read((root / "dvc.lock").read_bytes(), "dvc.lock").outputs
-    except FileNotFoundError:
-        return paths
-    except UserError:
-        raise UserError("dvc.lock is not what DVC writes: restore it with `git checkout dvc.lock`") from None
-    for name, path in ((output.md5, output.path) for output in recorded):
+    for name, path in ((output.md5, output.path) for output in _recorded(root)):
         paths[name].append(path)
         if name.endswith(".dir"):
             for member, relative in _members(cache / "files" / "md5" / name[:2] / name[2:]):
                 paths[member].append(f"{path}/{relative}")
     return paths
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output that dvc.lock names: what of it is where."""
+
+    stage: str
+    path: str
+    is_cached: bool
+    is_whole: bool  # in the workspace
+
+    @property
+    def is_lost(self) -> bool:
+        """Tell whether neither the cache nor the workspace has it."""
+        return not (self.is_cached or self.is_whole)
+
+
+def recorded(root: Path, cache: Path, in_git: set[str]) -> list[Output]:
+    """Tell where each output of dvc.lock is, those left out that git holds. Raises UserError if dvc.lock is damaged."""
+    found = []
+    for stage, path, name in ((output.stage, output.path, output.md5) for output in _recorded(root)):
+        if path not in in_git:
+            store = Cache(cache)
+            is_cached = all(store.path(each).is_file() for each in (name, *store.members(name)))
+            # Of a folder only that it is there: the list of its files, and so what it should hold, is not.
+            is_whole = is_cached or (root / path).is_dir() or content_md5(root / path) == name
+            found.append(Output(stage, path, is_cached, is_whole))
+    return found
+
+
+def damaged_records(cache: Path) -> list[Path]:
+    """Find the records of DVC's run cache that are not what DVC writes: it drops one when it stumbles over it."""
+    from dvc.schema import COMPILED_LOCK_FILE_STAGE_SCHEMA
+    from voluptuous import Invalid
+
+    damaged = []
+    for path in Cache(cache).records():
+        try:
+            COMPILED_LOCK_FILE_STAGE_SCHEMA(lock.mapping(path.read_bytes(), "a record"))["outs"]
+        except FileNotFoundError:
+            continue
+        except (UserError, Invalid, KeyError):
+            damaged.append(path)
+    return damaged
 
 
 def content_md5(path: Path) -> str | None:
@@ -109,6 +148,15 @@ def remove(fault: Fault, copies: list[Path]) -> None:
         raise UserError("has changed since it was found damaged: check again")
     for path in [*copies, fault.path]:
         path.unlink(missing_ok=True)
+
+
+def _recorded(root: Path) -> list[lock.Output]:
+    try:
+        return lock.read((root / "dvc.lock").read_bytes(), "dvc.lock").outputs
+    except FileNotFoundError:
+        return []
+    except UserError:
+        raise UserError("dvc.lock is not what DVC writes: restore it with `git checkout dvc.lock`") from None
 
 
 def _objects(store: Path) -> list[Path]:
