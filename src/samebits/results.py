@@ -75,7 +75,7 @@ class Result:
         """
         recorded = _nested(self.record.params, {})
         recipes = recorded.pop("recipes", {})
-        plain = recorded | recipes.get(recorded.get("recipe"), {})
+        plain: dict[str, Any] = recorded | recipes.get(recorded.get("recipe"), {})
         try:
             whole = _nested(self.record.params, self.yaml("params.yaml"))
             recipe = whole["recipes"][whole["recipe"]]
