@@ -218,13 +218,41 @@ def test_pictures_count_by_their_pixels(before: Repository) -> None:
 
 
 def test_another_machine_alone_leaves_the_result_identical_and_is_named(before: Repository) -> None:
-    environment = json.loads((before.root / KINDS[1]).read_text()) | {"onednn_isa": "magic"}
-    (before.root / KINDS[1]).write_text(json.dumps(environment))
-    record(before, {KINDS[0]: None, KINDS[1]: json.dumps(environment).encode()})
+    here = (before.root / KINDS[1]).read_text()
+    environment = json.dumps(json.loads(here) | {"onednn_isa": "magic"})
+    (before.root / KINDS[1]).write_text(environment)
+    record(before, {KINDS[0]: None, KINDS[1]: environment.encode()})
+    (before.root / KINDS[1]).write_text(here)  # what comes out
     rows, lines = repeated(before)
     assert [row.path for row in rows if row.verdict is Verdict.OTHER_MACHINE] == KINDS
     assert not any(row.counts for row in rows)
     assert lines[1].startswith("machine: onednn_isa magic → ")  # as git has it, for the cache has lost the other
+
+
+def test_a_record_of_this_machine_under_another_hash_counts(before: Repository) -> None:
+    record(before, {KINDS[0]: None})
+    rows, lines = repeated(before)
+    assert [(row.path, row.verdict) for row in rows if row.counts] == [(KINDS[0], Verdict.DIFFERENT)]
+    assert "machine: of the recorded kind" in lines
+    record(before, {KINDS[1]: None})  # then nothing tells which machine it was
+    rows, lines = repeated(before)
+    assert [row.verdict for row in rows if row.path in KINDS] == [Verdict.UNKNOWN_MACHINE] * 2
+    assert not any(row.counts for row in rows) and "not compared" in lines[-1]
+    rows, _ = repeated(before, edited=[KINDS[1]])  # as git has it, it is not what was recorded
+    assert [row.path for row in rows if row.counts] == [KINDS[1]]
+
+
+def test_a_recorded_stage_that_the_pipeline_lacks_counts(before: Repository) -> None:
+    lock = yaml.safe_load((before.root / "dvc.lock").read_text())
+    output = {"path": "data/calibrated", "hash": "md5", "md5": "0" * 32, "size": 1}
+    lock["stages"]["calibrate"] = {"cmd": "python calibrate.py", "outs": [output]}
+    (before.root / "dvc.lock").write_text(yaml.safe_dump(lock))
+    before.commit("a stage that is gone")
+    rows, lines = repeated(before)
+    assert [(row.stage, row.path, row.verdict) for row in rows if row.counts] == [
+        ("calibrate", "data/calibrated", Verdict.NO_STAGE)
+    ]
+    assert lines[0] == "first difference: data/calibrated of calibrate"
 
 
 def test_a_lost_or_damaged_history_is_said_to_be_so(before: Repository) -> None:

@@ -28,6 +28,7 @@ def main() -> None:
     command.add_argument(
         "--keep", action="store_true", help="with --run: leave the clone that it ran in, to work there"
     )
+    command.add_argument("--yes", action="store_true", help="with --run: run its code without being asked")
     command.add_argument("--stage", metavar="NAME", help="run no further than this stage")
     command.set_defaults(action=verify, mistake=2)
     command = commands.add_parser("check", help="check the health of this clone and name the remedies")
@@ -125,10 +126,12 @@ def verify(folder: Path, arguments: argparse.Namespace) -> int:
     is_run = arguments.run is not None
     if is_run and arguments.revision is not None:
         raise UserError("give a revision or a run, not both")
+    if arguments.yes and not is_run:
+        raise UserError("--yes goes with --run: a revision of your own clone runs unasked")
     if arguments.keep and not is_run:
         raise UserError("--keep goes with --run; a revision's own worktree is made by `git worktree add`")
     if is_run:
-        return verify_run(folder, arguments.run, arguments.keep, arguments.stage)
+        return verify_run(folder, arguments.run, arguments.keep, arguments.stage, arguments.yes)
     return verify(folder, arguments.revision or "HEAD", arguments.stage)
 
 

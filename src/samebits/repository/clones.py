@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from samebits.errors import UserError
+from samebits.errors import UserError, printable
 
 # What would lead git in a clone back to the user's repository: it is set inside a git hook.
 _GIT_VARIABLES = (
@@ -64,14 +64,15 @@ def clean(repository: Path, commit: str, num_bytes: int, variables: Mapping[str,
         yield clone
 
 
-def apply(clone: Clone, patch: bytes) -> None:
-    """Apply what `git.diff` gave to a clone. Raises UserError where it does not fit."""
+def apply(clone: Clone, patch: bytes) -> list[str]:
+    """Apply what `git.diff` gave to a clone; return the files that it changes. Raises UserError if it does not fit."""
     # In the index too: git would not see a change of the same second that leaves a file as long as it was.
-    command = ["git", "apply", "--index", "--whitespace=nowarn", "-"]
+    command = ["git", "apply", "--index", "--whitespace=nowarn", "--apply", "--numstat", "-z", "-"]
     done = subprocess.run(command, cwd=clone.root, env=clone.environment, input=patch, capture_output=True)
     if done.returncode != 0:
         reason = " ".join(done.stderr.decode(errors="replace").split())
-        raise UserError(f"the recorded changes cannot be applied: {reason}")
+        raise UserError(f"the recorded changes cannot be applied: {printable(reason)}")
+    return [line.split("\t", 2)[2] for line in done.stdout.decode(errors="replace").split("\0") if line]
 
 
 def keep(clone: Clone, target: Path, cache: Path) -> None:

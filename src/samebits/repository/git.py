@@ -91,6 +91,20 @@ def commits_by_subject(workspace: Path) -> dict[str, str]:
     return {subject: commit for commit, _, subject in lines}
 
 
+def described(workspace: Path, commit: str) -> str:
+    """Who made a commit, when, and its subject."""
+    shown = ("--no-show-signature", "--no-patch", "--format=%an <%ae>, %as: %s")
+    return _git(workspace, "show", *shown, commit).decode(errors="replace").strip()
+
+
+def reached_by(workspace: Path, commit: str) -> list[str]:
+    """The names of the branches and tags of this repository itself that hold a commit."""
+    listed = _git(
+        workspace, "for-each-ref", "--contains", commit, "--format=%(refname:short)", "refs/heads", "refs/tags"
+    )
+    return listed.decode().split()
+
+
 def commits_of(workspace: Path, *paths: str) -> list[str]:
     """All commits that changed one of `paths`, on every branch and before every tag, the oldest first."""
     options = ("--full-history", "--topo-order", "--reverse")

@@ -187,7 +187,7 @@ def _way_back(is_needed: bool, is_whole_in_workspace: bool, has_remote: bool) ->
 
 def _absent(root: Path, cache: Path, has_remote: bool) -> Iterator[Finding]:
     """Look for outputs of dvc.lock whose objects the cache lacks: wrong only if what is lost came with the others of its stage."""
-    outputs = objects.recorded(root, cache, git.files(root, "HEAD"))
+    outputs = objects.recorded(root, cache, git.files(root, "HEAD") | set(git.present(root, "metrics")))
     if here := [output.path for output in outputs if output.is_whole and not output.is_cached]:
         what = f"in the workspace and not in DVC's cache: {_listed(here)}"
         yield Finding("note", what, "`dvc commit` puts them there")

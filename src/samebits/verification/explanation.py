@@ -1,22 +1,19 @@
 """What a repetition that differs from the record tells: the first step of the training that does, the machine, the metrics."""
 
 import csv
-import json
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate  # type: ignore[import-untyped]
 
 from samebits.reporting import terminal
 from samebits.results import Result
-from samebits.verification.outputs import ENVIRONMENT, Row, Verdict
+from samebits.verification import machine
+from samebits.verification.outputs import Row, Verdict
 
 HISTORY = "data/model/history.csv"
 METRICS = "metrics/evaluate.json"
-# The environment that git holds: at hand in every clone.
-_COMMITTED_ENVIRONMENT = "metrics/environment.json"
 _NOWHERE = "is neither in git nor whole in DVC's cache or its remote"
 
 
@@ -55,13 +52,12 @@ class Explanation:
 
     def _machine(self) -> Iterator[str]:
         """Say what differs between the recorded kind of machine and this one, and what `device: auto` became."""
-        paths = [path for path in self._made if Path(path).name == ENVIRONMENT]
+        paths = [path for path in self._made if Path(path).name == machine.ENVIRONMENT]
         if not paths:
             return
-        here = _object((self._folder / paths[0]).read_bytes()) or {}
-        recorded = self._environment(paths[0])
-        if recorded is None and (recorded := self._environment(_COMMITTED_ENVIRONMENT)):
-            recorded |= {"num_threads": here.get("num_threads")}  # those of another stage
+        here = machine.parse((self._folder / paths[0]).read_bytes()) or {}
+        is_same = self._made[paths[0]] is Verdict.IDENTICAL
+        recorded = here if is_same else machine.recorded(self._result, paths[0], here)
         if self._result.yaml("params.yaml").get("device") == "auto":
             became = f", {recorded.get('device')} in the record" if recorded else ""
             yield f"device: auto became {here.get('device')} here{became}"
@@ -73,17 +69,14 @@ class Explanation:
 
     def _metrics(self) -> Iterator[str]:
         """Give each metric of all test images, recorded and new."""
-        recorded = _object(self._recorded(METRICS))
-        new = _object((self._folder / METRICS).read_bytes()) or {}
+        recorded = machine.parse(self._recorded(METRICS))
+        new = machine.parse((self._folder / METRICS).read_bytes()) or {}
         if recorded is None:
             yield f"{METRICS}: the recorded one {_NOWHERE}"
             recorded = {}
         names = [name for name in {**recorded, **new} if not isinstance({**recorded, **new}[name], dict)]
         table = [(name, recorded.get(name), new.get(name)) for name in names]
         yield tabulate(table, headers=[METRICS, "recorded", "got"], disable_numparse=True)
-
-    def _environment(self, path: str) -> dict[str, Any] | None:
-        return _object(self._recorded(path))
 
     def _recorded(self, path: str) -> bytes | None:
         if self._made.get(path) is Verdict.IDENTICAL:
@@ -105,11 +98,3 @@ def _difference(name: str, old: str | None, new: str | None) -> str:
     except ValueError:
         amount = ""
     return f"{name} {old} → {new}{amount}"
-
-
-def _object(content: bytes | None) -> dict[str, Any] | None:
-    try:
-        values = json.loads(content or b"")
-    except ValueError:
-        return None
-    return values if isinstance(values, dict) else None

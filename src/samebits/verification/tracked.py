@@ -1,12 +1,15 @@
 """An MLflow run as something to prove: the commit, the changes and the record of what came out."""
 
-import json
+import re
 import tempfile
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter, ValidationError
+
 from samebits import tracking
-from samebits.errors import UserError
+from samebits.errors import UserError, printable
 from samebits.repository import git
 from samebits.repository.lock import Output, Record
 from samebits.results import Result
@@ -32,7 +35,8 @@ def find(root: Path, run_id: str) -> Result:
         if "samebits.content" not in run.data.tags:
             raise UserError(f"run {run_id} has no result of samebits ({run.info.status}): nothing to prove")
         with tempfile.TemporaryDirectory() as folder:
-            paths = [file.path for file in store.client.list_artifacts(run_id) if not file.is_dir]
+            found = store.client.list_artifacts(run_id)
+            paths = [file.path for file in found if not file.is_dir and Path(file.path).name == file.path]
             for path in paths:
                 store.client.download_artifacts(run_id, path, folder)
             artifacts = {path: (Path(folder) / path).read_bytes() for path in paths}
@@ -45,28 +49,44 @@ def find(root: Path, run_id: str) -> Result:
 
 
 def _origin(root: Path, run: "Run", artifacts: dict[str, bytes]) -> tuple[str, bytes]:
-    """Choose a commit that gives the result: the one it was made from with its changes, or one that gave it as it is."""
-    tags = run.data.tags
-    clean = [commit for commit in tags.get("samebits.commits", "").split() if not commit.endswith("-dirty")]
-    for commit in clean:
-        if git.commit(root, commit):
+    """Return the commit that the run was made from and its changes; if these are lost, a commit that gave the same result."""
+    tags, patch = run.data.tags, artifacts.get("diff.patch", b"")
+    name = tags.get("samebits.commit")
+    base = _commit(root, name)
+    if base and (patch or tags.get("samebits.dirty") == "false"):
+        return base, patch
+    for other in tags.get("samebits.commits", "").split():
+        if not other.endswith("-dirty") and (commit := _commit(root, other)):
             return commit, b""
-    base, patch = tags.get("samebits.commit"), artifacts.get("diff.patch", b"")
-    if base is None:
+    if name is None:
         raise UserError(f"run {run.info.run_id} was made in no git repository: its code is not known")
-    if not git.commit(root, base):
+    if base is None:
         raise UserError(
-            f"run {run.info.run_id} comes from commit {base[:7]}, which is not in {root}: fetch it, or go to its project"
+            f"run {run.info.run_id} comes from commit {printable(name[:7])}, which is not in {root}: fetch it, or go to its project"
         )
-    if not patch:
-        raise UserError(
-            f"run {run.info.run_id} comes from changes to commit {base[:7]} that were not kept: it cannot be repeated"
-        )
-    return base, patch
+    raise UserError(
+        f"run {run.info.run_id} comes from changes to commit {base[:7]} that were not kept: it cannot be repeated"
+    )
+
+
+def _commit(root: Path, name: str | None) -> str | None:
+    return git.commit(root, name) if name and re.fullmatch("[0-9a-f]{40,64}", name) else None
 
 
 def _record(run: "Run", artifacts: dict[str, bytes]) -> Record:
-    if content := artifacts.get(tracking.OUTPUTS):
-        return Record.of(Output(**entry) for entry in json.loads(content))
-    tags = run.data.tags
-    return Record.of(Output(each.stage, each.path, tags[tag], 0) for tag, each in _OUTPUTS_BY_TAG.items())
+    """Return what came out; anybody may have written it. Raises UserError if it is damaged or leads out of a clone."""
+    if (content := artifacts.get(tracking.OUTPUTS)) is None:
+        tags = run.data.tags
+        return Record.of(replace(each, md5=tags[tag]) for tag, each in _OUTPUTS_BY_TAG.items() if tag in tags)
+    name = f"{tracking.OUTPUTS} of run {run.info.run_id}"
+    try:
+        outputs = TypeAdapter(list[Output]).validate_json(content, strict=True)
+    except ValidationError as error:
+        raise UserError(f"{name} is damaged: {error.errors()[0]['msg']}") from None
+    for output in outputs:
+        path = PurePosixPath(output.path)
+        if path.is_absolute() or ".." in path.parts:
+            raise UserError(f"{name} is damaged: {printable(output.path)} leads out of a clone")
+        if not f"{output.stage}{output.path}{output.md5}".isprintable():
+            raise UserError(f"{name} is damaged: {printable(output.path)} has signs that cannot be printed")
+    return Record.of(outputs)

@@ -2,15 +2,15 @@
 
 import os
 import sys
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tabulate import tabulate  # type: ignore[import-untyped]
 
 from samebits import results
 from samebits.data import cifar10
-from samebits.errors import UserError
+from samebits.errors import UserError, printable
 from samebits.repository import cache as caches
 from samebits.repository import clones, git, lock, pipeline
 from samebits.repository.clones import Clone
@@ -33,27 +33,37 @@ def verify(folder: Path, name: str = "HEAD", stage: str | None = None) -> int:
     _require_stage(result, stage)
     _note_uncommitted(root, result)
     with _clean_clone(result) as clone:
+        _fetch_own_images(result, clone.root)
         changes = pipeline.changes(clone.root, stage, clone.environment)
         _say_other_origin(result, changes)
         edited = {path for change in changes.values() for path in change.outputs}
         return _repeat(result, stage, clone, edited, is_run=False)
 
 
-def verify_run(folder: Path, run_id: str, keep: bool, stage: str | None = None) -> int:
-    """Do as `verify` does for an MLflow run: with its commit and, where that alone would not give it, its changes.
+def verify_run(folder: Path, run_id: str, keep: bool, stage: str | None, is_agreed: bool) -> int:
+    """Do as `verify` does for an MLflow run: with its commit and, if that alone would not give it, its changes.
 
-    With `keep` the clone stays, to work in it. Raises UserError also where the run, its commit or its changes cannot be had.
+    Whoever may write to the tracking store has written them: unless `is_agreed`, the user is asked on the terminal. With
+    `keep` the clone stays, to work in it. Raises UserError also if the run, its commit or its changes cannot be had, or the
+    user does not agree.
     """
     root = _root(folder)
+    if not (is_agreed or sys.stdin.isatty()):
+        raise UserError(
+            "--run runs the code that the run names, maybe a stranger's: say --yes, or answer on a terminal"
+        )
     run = tracked.find(root, run_id)
     _require_stage(run, stage)
     target = root / ".samebits" / "runs" / run_id
     if keep and target.exists():
         raise UserError(f"{target} is there already, from a run that was kept before: move it away, or work in it")
     with _clean_clone(run) as clone:
-        if run.patch:
-            clones.apply(clone, run.patch)
+        changed = clones.apply(clone, run.patch) if run.patch else []
+        _show(run, changed)
+        if not (is_agreed or _ask()):
+            raise UserError(f"{run} was not run")
         try:
+            _fetch_own_images(run, clone.root)
             return _repeat(run, stage, clone, set(), is_run=True)
         finally:
             if keep:
@@ -61,12 +71,9 @@ def verify_run(folder: Path, run_id: str, keep: bool, stage: str | None = None) 
                 print(f"kept: {target}")
 
 
-@contextmanager
-def _clean_clone(result: Result) -> Iterator[Clone]:
+def _clean_clone(result: Result) -> AbstractContextManager[Clone]:
     num_bytes = sum(output.size for output in result.record.outputs)
-    with clones.clean(result.root, result.commit, num_bytes, _raw_data(result)) as clone:
-        _fetch_own_images(result, clone.root)
-        yield clone
+    return clones.clean(result.root, result.commit, num_bytes, _raw_data(result))
 
 
 def _repeat(result: Result, stage: str | None, clone: Clone, edited: Collection[str], is_run: bool) -> int:
@@ -89,6 +96,23 @@ def _repeat(result: Result, stage: str | None, clone: Clone, edited: Collection[
     apart = f", the other {len(rows) - len(same)} in all that counts" if len(same) < len(rows) else ""
     print(f"identical: {len(same)} of {len(rows)} outputs of {result} bit for bit{apart}")
     return 0
+
+
+def _ask() -> bool:
+    try:
+        return input("run it? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def _show(run: Result, changed: list[str]) -> None:
+    """Say whose code a run is."""
+    print(f"{run} is this code, which runs as you:")
+    print(f"  commit {run.commit[:7]} by {printable(git.described(run.root, run.commit))}")
+    names = git.reached_by(run.root, run.commit)
+    print(f"  in {', '.join(names)}" if names else "  which no branch or tag of this clone holds")
+    if changed:
+        print(f"  with a patch of {len(run.patch.splitlines())} lines to {printable(', '.join(changed))}")
 
 
 def _root(folder: Path) -> Path:

@@ -1,0 +1,344 @@
+"""What a stage read at its start is what is recorded, whatever is edited while it runs; false records are found."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from samebits.repository import git, lock
+from samebits.tracking import open_store
+from tests import remotes
+from tests.conftest import PROJECT, Repository
+from tests.remotes import clone
+
+CODE = "src/samebits/generators.py"
+CHECKPOINT = "data/model/checkpoint.safetensors"
+# Lets DVC wait between the end of a stage's command and its own look at the files, while the file `gap` is there.
+SLOW_DVC = """
+import os, time
+stage = os.environ.get("SLOW_STAGE")
+if stage and "DVC_STAGE" not in os.environ:
+    import dvc.stage
+    save = dvc.stage.Stage.save
+    def slow(self, *arguments, **settings):
+        if self.name == stage:
+            open("gap", "w").close()
+            while os.path.exists("gap"):
+                time.sleep(0.01)
+        return save(self, *arguments, **settings)
+    dvc.stage.Stage.save = slow
+"""
+
+
+def lengthen(values: dict) -> None:
+    """Make the training some four seconds long, with ten reports."""
+    values["recipes"]["lab"]["train"].update(num_epochs=40, report_every_steps=100)
+
+
+def change_code(repository: Repository) -> None:
+    path = repository.root / CODE
+    path.write_text(path.read_text().replace('f"{purpose}/{seed}"', 'f"{purpose}-{seed}"'))
+
+
+def set_learning(values: dict) -> None:
+    values["seed"] = 7
+    values["recipes"]["lab"]["train"]["learning_rate"] = 0.01
+
+
+def while_it_trains(
+    repository: Repository, *edits: Callable[[], object], command: tuple[str, ...] = ()
+) -> tuple[int, str]:
+    """Run the training, and make each edit after another line of losses; return exit code and output."""
+    process = repository.start(*(command or ("dvc", "repro", "train")))
+    assert process.stdout is not None
+    lines, left = [], list(edits)
+    for line in process.stdout:
+        lines.append(line)
+        if "loss:" in line and left:
+            left.pop(0)()
+            time.sleep(0.05)  # else both edits may come between two looks
+    process.wait()
+    assert not left, lines
+    return process.returncode, "".join(lines)
+
+
+def stages_recorded(repository: Repository) -> dict[str, lock.Stage]:
+    path = repository.root / "dvc.lock"
+    return lock.read(path.read_bytes(), "dvc.lock").stages if path.exists() else {}
+
+
+def finished_runs(repository: Repository) -> list:
+    store = open_store(repository.root)
+    return [run for run in store.client.search_runs([store.experiment_id]) if run.info.status == "FINISHED"]
+
+
+@pytest.fixture
+def longer(fresh: Repository) -> Repository:
+    fresh.edit(lengthen)
+    fresh.commit("longer")
+    return fresh
+
+
+def test_parameters_edited_while_a_training_runs_are_not_recorded_and_nothing_is_lost(longer: Repository) -> None:
+    code, output = while_it_trains(longer, lambda: longer.edit(set_learning))
+    assert code != 0 and "Traceback" not in output
+    changes = r"seed 0 → 7, recipes\.lab\.train\.learning_rate 0\.001 → 0\.01"
+    # It says so at the next report, long before the end.
+    (warned,) = [
+        number for number, line in enumerate(output.splitlines()) if re.match(f"warning: {changes} while", line)
+    ]
+    (refused,) = [number for number, line in enumerate(output.splitlines()) if line.startswith("error: ")]
+    assert re.match(f"error: {changes} while train ran, so it is not recorded: ", output.splitlines()[refused])
+    assert sum("loss:" in line for line in output.splitlines()[warned:refused]) >= 5
+    assert "train" not in stages_recorded(longer) and finished_runs(longer) == []
+
+    # Keep the edit, and take the training over by the command that the line names.
+    edited = (longer.root / "params.yaml").read_bytes()
+    (command,) = re.findall(r"keep the edit and run `(dvc exp run --temp [^`]*)`", output)
+    taken = longer.run(*command.split(), "--name", "taken")
+    assert "going on after step 4,000 of 4,000" in taken.stdout and "loss:" not in taken.stdout
+    assert (longer.root / "params.yaml").read_bytes() == edited
+    commit = git.commit(longer.root, "refs/exps/*/*/taken") or git.experiments(longer.root, "taken")[0]
+    params = lock.read(git.read(longer.root, commit, "dvc.lock"), "dvc.lock").stages["train"].params
+    assert params["seed"] == 0 and params["recipes.lab.train"]["learning_rate"] == 0.001
+    (run,) = finished_runs(longer)
+    assert run.data.params["seed"] == "0" and run.data.tags["samebits.experiments"] == "taken"
+
+
+def test_an_edit_that_is_undone_afterwards_costs_no_step(longer: Repository) -> None:
+    code, output = while_it_trains(longer, lambda: change_code(longer))
+    assert code != 0 and re.search(rf"error: {CODE} \w{{7}} → \w{{7}} while train ran", output)
+    (undo,) = re.findall(r"undo the edit \(`([^`]*)`\)", output)
+    longer.run(*undo.split())
+    again = longer.run("dvc", "repro")
+    assert "going on after step 4,000 of 4,000" in again.stdout and "loss:" not in again.stdout
+    (run,) = finished_runs(longer)
+    assert run.data.tags["samebits.dirty"] == "false" and "accuracy" in run.data.metrics
+    # Nothing is left of it when DVC has recorded the result.
+    assert not list((longer.root / ".samebits/resume").glob("*/*.point"))
+
+
+def test_an_edit_that_is_undone_in_time_is_none(longer: Repository) -> None:
+    before = (longer.root / "params.yaml").read_bytes()
+    undo = (longer.root / "params.yaml").write_bytes
+    code, output = while_it_trains(longer, lambda: longer.edit(set_learning), lambda: undo(before))
+    assert code == 0, output
+    assert output.index("warning: seed 0 → 7") < output.index("note: everything is again as it was when train started")
+    assert stages_recorded(longer)["train"].params["seed"] == 0
+
+
+def test_what_does_not_concern_a_training_is_edited_freely(longer: Repository) -> None:
+    parameters, code = longer.root / "params.yaml", longer.root / "src/samebits/training/loop.py"
+
+    def edit() -> None:
+        longer.edit(lambda values: values["recipes"]["linear"]["train"].update(learning_rate=0.5))
+        parameters.write_text("# a comment\n" + parameters.read_text())
+        code.write_text(code.read_text() + "# another\n")
+        (longer.root / "README.md").write_text("other words\n")
+        longer.run("git", "commit", "--quiet", "--all", "--message", "while it trains")
+
+    code_before = git.commit(longer.root)
+    exit_code, output = while_it_trains(longer, edit)
+    assert exit_code == 0 and "warning" not in output, output
+    assert longer.repro() == ["evaluate"]
+    (run,) = finished_runs(longer)
+    # The training's commit is the one that it began at.
+    assert run.data.tags["samebits.commit"] == code_before
+
+
+@pytest.mark.parametrize("what", ["checkout", "prepared data"])
+def test_git_and_data_are_watched_too(longer: Repository, what: str) -> None:
+    longer.run("git", "checkout", "--quiet", "-b", "other")
+    change_code(longer)
+    longer.commit("other code")
+    longer.run("git", "checkout", "--quiet", "main")
+    images = longer.root / "data/prepared/train.safetensors"
+
+    def spoil() -> None:
+        content = images.read_bytes()
+        images.unlink()  # what lies in the cache stays whole
+        images.write_bytes(content[:-1000] + bytes(1000))
+
+    edit = (lambda: longer.run("git", "checkout", "--quiet", "other")) if what == "checkout" else spoil
+    code, output = while_it_trains(longer, edit)
+    assert code != 0
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert (CODE if what == "checkout" else "data/prepared/train.safetensors") in line
+    longer.run("git", "checkout", "--quiet", "main")
+    if what == "prepared data":
+        longer.run(*re.findall(r"undo the edit \(`([^`]*)`\)", line)[0].split(), "--force")
+    again = longer.run("dvc", "repro")
+    assert "going on after step 4,000 of 4,000" in again.stdout and "loss:" not in again.stdout
+
+
+def test_evaluate_refuses_a_network_that_was_not_asked_for(done: Repository) -> None:
+    done.edit(set_learning)
+    before = (done.root / "metrics/evaluate.json").read_bytes()
+    refused = done.run("python", "stages/evaluate.py", ok=False)
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith(f"error: {CHECKPOINT} was trained with seed 0, not 7, train.learning_rate 0.001, not 0.01: ")
+    assert (done.root / "metrics/evaluate.json").read_bytes() == before
+
+
+def poison(repository: Repository) -> None:
+    """Record the network of seed 0 as that of seed 7, in dvc.lock and in the run cache, as an edit in mid-training once did."""
+    repository.edit(lambda values: values.update(seed=7))
+    repository.run("dvc", "commit", "--force")
+    save = "from dvc.repo import Repo\nwith Repo() as r, r.lock: r.stage_cache.save(r.stage.load_one('train'))"
+    repository.run("python", "-c", save)
+
+
+def test_a_false_record_from_a_colleague_is_found_by_name(done: Repository, tmp_path: Path) -> None:
+    remotes.folder(tmp_path / "team").add_to(done)
+    done.commit("a remote")
+    colleague = clone(done, "colleague")
+    poison(done)
+    done.run("dvc", "push", "--run-cache")
+
+    what = "seed 7, its checkpoint says 0"
+    refused = done.run("samebits", "share", ok=False)
+    (line,) = refused.stderr.splitlines()
+    assert refused.returncode == 1 and line.startswith("error: dvc.lock is false (") and what in line
+    gate = done.run("python", "-m", "samebits.verification.lock", ok=False)
+    assert gate.returncode == 1 and f"dvc.lock is false ({what})" in gate.stderr
+
+    colleague.edit(lambda values: values.update(seed=7))
+    repro = colleague.run("dvc", "repro", "--pull", ok=False)
+    assert repro.returncode != 0 and "Stage 'train' is cached" in repro.stdout
+    assert (
+        f"error: {CHECKPOINT} was trained with seed 0, not 7: run `dvc repro --force --single-item train`"
+        in repro.stderr
+    )
+    found = colleague.run("samebits", "check", ok=False)
+    wrong = [line for line in found.stdout.splitlines() if line.startswith("wrong")]
+    assert len(wrong) == 2 and all(what in line for line in wrong)
+    repaired = colleague.run("samebits", "check", "--repair", ok=False).stdout
+    assert re.search(r"note   \.dvc/cache/runs/\S+, a record of a stage that ran, is false: .*; removed", repaired)
+
+    colleague.run("dvc", "repro", "--force", "--single-item", "train")
+    assert colleague.repro() == ["evaluate"]
+    colleague.run("samebits", "check")
+    (run,) = [run for run in finished_runs(colleague) if run.data.params["seed"] == "7"]
+    (recorded,) = [each.md5 for each in stages_recorded(colleague)["train"].outputs if each.path == CHECKPOINT]
+    assert run.data.tags["samebits.checkpoint_md5"] == recorded
+
+
+def in_the_gap(repository: Repository, folder: Path, stage: str, edit: Callable[[], object]) -> str:
+    """Run the pipeline with a DVC that waits at the end of `stage`, and edit then; return what is said."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SLOW_DVC)
+    values = repository.environment() | {"PYTHONPATH": str(folder), "SLOW_STAGE": stage}
+    with subprocess.Popen(
+        ["dvc", "repro"], cwd=repository.root, env=values, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (repository.root / "gap").exists():
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.01)
+        edit()
+        (repository.root / "gap").unlink()
+        return process.communicate(timeout=120)[0]
+
+
+GAPS = {
+    "prepare": lambda it: it.edit(lambda values: values["data"]["shapes"].update(num_test=90)),
+    "train": change_code,
+    "evaluate": lambda it: it.edit(lambda values: values["recipes"]["lab"]["evaluate"].update(num_pictures=3)),
+}
+
+
+@pytest.mark.parametrize("stage", GAPS)
+def test_an_edit_between_the_end_of_a_stage_and_its_record_is_taken_back(
+    fresh: Repository, tmp_path: Path, stage: str
+) -> None:
+    output = in_the_gap(fresh, tmp_path / "slow", stage, lambda: GAPS[stage](fresh))
+    assert f"just when {stage} had ended, and DVC recorded that: the record is removed" in output
+    # Whoever has the record's parameters and code does not get its outputs.
+    assert stage in fresh.repro()
+    assert fresh.repro() == []
+    fresh.commit("the result of the edit")
+    assert "identical" in fresh.run("samebits", "verify").stdout
+
+
+def test_an_output_that_is_edited_before_it_is_recorded_is_taken_back(fresh: Repository, tmp_path: Path) -> None:
+    history = fresh.root / "data/model/history.csv"
+    output = in_the_gap(fresh, tmp_path / "slow", "train", lambda: history.write_text("step,epoch,train_loss\n1,1,0\n"))
+    assert "data/model/history.csv" in output and "the record is removed" in output
+    assert "train" in fresh.repro()
+    assert len(history.read_text().splitlines()) == 3
+
+
+def test_a_git_that_fails_costs_a_warning_and_no_false_origin(fresh: Repository) -> None:
+    fresh.edit(lambda values: values.update(seed=5))
+    fresh.run("git", "config", "diff.algorithm", "foo")
+    done = fresh.run("dvc", "repro")
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 2
+    assert all("the run will not say which commit it comes from: " in line and "foo" in line for line in warnings)
+    (run,) = finished_runs(fresh)
+    assert run.data.tags["samebits.dirty"] == "true" and "samebits.commit" not in run.data.tags
+
+
+def test_compiled_code_of_an_earlier_version_is_not_run(done: Repository) -> None:
+    """Python takes it for the present one if both have one size and were written in the same second."""
+    path = done.root / "src/samebits/generators.py"
+    before = path.read_text()
+    import_it = [sys.executable, "-c", "import samebits.generators"]
+    for _ in range(20):
+        path.write_text(before)
+        second = int(path.stat().st_mtime)
+        subprocess.run(import_it, check=True, env=os.environ | {"PYTHONPATH": str(done.root / "src")})
+        path.write_text(before.replace('f"{purpose}/{seed}"', 'f"{purpose}-{seed}"'))
+        os.utime(path, (second, second))
+        if list((path.parent / "__pycache__").glob("generators.*.pyc")):
+            break
+    compiled = next((path.parent / "__pycache__").glob("generators.*.pyc"))
+    os.utime(compiled, (second, second))
+    checkpoint = done.root / CHECKPOINT
+    known = hashlib.md5(checkpoint.read_bytes()).hexdigest()
+    done.run("python", "stages/train.py")
+    assert hashlib.md5(checkpoint.read_bytes()).hexdigest() != known
+
+
+def test_a_folder_of_code_is_known_by_the_hash_that_dvc_gives_it(done: Repository) -> None:
+    """Else a run would not say which commit it comes from."""
+    (run,) = finished_runs(done) or [None]
+    script = "import sys; sys.path.insert(0, 'src'); from samebits.inputs import Inputs; import json\n"
+    script += "print(json.dumps([Inputs('stages/evaluate.py').origin().is_dirty]))"
+    assert json.loads(done.run("python", "-c", script).stdout) == [False]
+    (done.root / "src/samebits/training/history.py").write_text("# other code of the training\n")
+    shutil.rmtree(done.root / "src/samebits/training/__pycache__", ignore_errors=True)
+    assert json.loads(done.run("python", "-c", script).stdout) == [True]
+    assert run is None or run.data.tags["samebits.dirty"] == "false"
+
+
+def test_images_of_a_folder_that_change_while_they_are_prepared_are_not_recorded(fresh: Repository) -> None:
+    from PIL import Image
+
+    for number in range(60):
+        for name in ("dark", "light"):
+            path = fresh.root / f"pictures/train/{name}/{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 40), (number + (150 if name == "light" else 0), number, 2 * number)).save(path)
+    fresh.edit(lambda values: values["data"].update(source="folder", path="pictures"))
+    assert fresh.repro("prepare") == ["prepare"]
+    assert (PROJECT / "stages/prepare.py").exists()
+    process = fresh.start("dvc", "repro", "--force", "prepare")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("> python stages/prepare.py"):
+            break
+    time.sleep(0.8)
+    (fresh.root / "pictures/train/dark/new.png").write_bytes((fresh.root / "pictures/train/dark/1.png").read_bytes())
+    output, _ = process.communicate()
+    if process.returncode != 0:  # else it was added before the stage began
+        assert "pictures/train/dark/new.png absent → changed while prepare ran, so it is not recorded" in output
