@@ -36,7 +36,7 @@ bench: $(VENV)/installed  ## measure: the table of ratios in the README
 	python -m benchmarks
 
 ui: $(VENV)/installed  ## open the tracking page of this project's runs
-	mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}
+	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}
 
 $(VENV)/installed: pyproject.toml compute.lock requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "samebits needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON, as in make run PYTHON=python3.12")'

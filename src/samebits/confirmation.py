@@ -14,7 +14,7 @@ from samebits import atomic
 from samebits.inputs import Inputs
 from samebits.repository import cache, git, lock
 from samebits.repository.digests import file_md5
-from samebits.signatures import signature, written
+from samebits.signatures import signature
 
 _LOCK = Path("dvc.lock")
 _POLL_SECONDS = 0.02
@@ -33,7 +33,7 @@ def leave_behind(inputs: Inputs) -> None:
         return
     try:
         os.setsid()  # Ctrl-C and the end of the terminal are meant for DVC
-        sizes = {path: status[1] for path, status in written.items() if status}
+        sizes = {path: status[1] for path, status in inputs.written().items() if status}
         outputs = {path: file_md5(Path(path)) for path, size in sizes.items() if size <= _MAX_BYTES}
         is_wrong = False
         # After a removal until the end: DVC may have read the file before that, and write it again with its next stage.

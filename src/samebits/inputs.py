@@ -290,12 +290,14 @@ class Inputs:
             for path in changed
         ]
 
+    def written(self) -> dict[str, Signature]:
+        """Return the outputs of the stage that it has written so far, as they were then."""
+        outputs = lock.paths(self._pipeline.get(self.stage, {}), "outs", "metrics", "plots")
+        return {path: written[path] for path in outputs & written.keys()}
+
     def _changed_outputs(self) -> list[Change]:
-        return [
-            Change(path, "as it was written", "changed")
-            for path, before in written.items()
-            if signature(Path(path)) != before
-        ]
+        changed = [path for path, before in self.written().items() if signature(Path(path)) != before]
+        return [Change(path, "as it was written", "changed") for path in changed]
 
     def _stages_before(self) -> list[str]:
         """Return the stages whose outputs this one needs, directly or not, as far as DVC has recorded them."""
