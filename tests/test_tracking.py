@@ -337,15 +337,18 @@ def test_git_ignores_what_dvc_writes(root: Path, tmp_path: Path) -> None:
     _commit(root)
     (root / "dvc.lock").write_text("b\n")
     (root / "metrics" / "test.json").write_text("[]\n")
-    assert not git.diff(root)
+    head = git.commit(root)
+    assert head and not git.diff(root, head)
     (root / "dvc.yaml").write_text("stages: {a: {cmd: b}}\n")
-    assert git.diff(root)
+    assert git.diff(root, head)
 
     nothing = tmp_path / "nothing"
     nothing.mkdir()
-    assert (git.commit(nothing), git.diff(nothing)) == (None, b"")
+    origin = runs.origin_of_workspace(nothing)
+    assert (origin.commit, origin.patch, origin.is_dirty) == (None, b"", False)
     _git(nothing, "init", "--quiet")
-    assert (git.commit(nothing), git.diff(nothing)) == (None, b"")
+    origin = runs.origin_of_workspace(nothing)
+    assert (origin.commit, origin.patch, origin.is_dirty) == (None, b"", False)
 
 
 def test_importing_the_package_does_not_import_mlflow() -> None:
