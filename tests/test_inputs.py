@@ -129,7 +129,7 @@ def test_an_edit_that_is_undone_afterwards_costs_no_step(longer: Repository) -> 
 def test_an_edit_that_is_undone_in_time_is_none(longer: Repository) -> None:
     before = (longer.root / "params.yaml").read_bytes()
     undo = (longer.root / "params.yaml").write_bytes
-    code, output = while_it_trains(longer, lambda: longer.edit(set_learning), lambda: undo(before))
+    code, output = while_it_trains(longer, lambda: longer.edit(set_learning), lambda: None, lambda: undo(before))
     assert code == 0, output
     assert output.index("warning: seed 0 → 7") < output.index("note: everything is again as it was when train started")
     assert stages_recorded(longer)["train"].params["seed"] == 0
@@ -193,7 +193,7 @@ def poison(repository: Repository) -> None:
     """Record the network of seed 0 as that of seed 7, in dvc.lock and in the run cache, as an edit in mid-training once did."""
     repository.edit(lambda values: values.update(seed=7))
     repository.run("dvc", "commit", "--force")
-    save = "from dvc.repo import Repo\nwith Repo() as r, r.lock: r.stage_cache.save(r.stage.load_one('train'))"
+    save = "from dvc.repo import Repo\nwith Repo() as r, r.lock: r.stage_cache.save(r.stage.load_one(name='train'))"
     repository.run("python", "-c", save)
 
 

@@ -7,28 +7,30 @@ recorded as what ran. So each stage leaves a process behind that waits for the r
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from samebits import atomic
 from samebits.inputs import Inputs
 from samebits.repository import cache, git, lock
 from samebits.repository.digests import file_md5
-from samebits.signatures import signature
+from samebits.signatures import Signature, signature
+
+if TYPE_CHECKING:
+    import psutil
 
 _LOCK = Path("dvc.lock")
 _POLL_SECONDS = 0.02
+_WHOLE_SECONDS = 0.2  # that a file is not written to, and so is whole
 # Larger outputs are prepared data, which the stages after compare with dataset.json.
 _MAX_BYTES = 50_000_000
 
 
 def leave_behind(inputs: Inputs) -> None:
     """Fork a process that waits until DVC has recorded the stage, or has ended, and confirms the record or removes it."""
-    import psutil
-
-    parents = psutil.Process().parents()
-    dvc = next((each for each in parents if any("dvc" in word for word in each.cmdline()[:4])), parents[0])
-    ended, before = time.time(), signature(_LOCK)
+    dvc, ended, before = _dvc(), time.time(), signature(_LOCK)
     if os.fork():
         return
     try:
@@ -36,22 +38,45 @@ def leave_behind(inputs: Inputs) -> None:
         sizes = {path: status[1] for path, status in inputs.written().items() if status}
         outputs = {path: file_md5(Path(path)) for path, size in sizes.items() if size <= _MAX_BYTES}
         is_wrong = False
-        # After a removal until the end: DVC may have read the file before that, and write it again with its next stage.
-        while (signature(_LOCK) == before or is_wrong) and dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(_POLL_SECONDS)
-            if signature(_LOCK) != before:
-                is_wrong = _confirm(inputs, outputs, ended) or is_wrong
-                before = signature(_LOCK)
-                if not is_wrong:
-                    break
-        if is_wrong or signature(_LOCK) != before:
-            _confirm(inputs, outputs, ended)
+        for _ in _records(dvc, before):
+            is_wrong = _confirm(inputs, outputs, ended) or is_wrong
+            if not is_wrong:  # else until the end: DVC may have read the file before, and write the same again
+                break
         if is_wrong:
             _remove_experiment(inputs, outputs)
     except BaseException as error:
         _say(f"warning: what dvc.lock says of {inputs.stage} could not be confirmed ({error!r}): run `samebits check`")
     finally:
         os._exit(0)
+
+
+def _dvc() -> "psutil.Process":
+    """Return the process of DVC, which may have started this one by a shell."""
+    import psutil
+
+    parents = psutil.Process().parents()
+    for parent in parents:
+        with suppress(psutil.Error):
+            if any("dvc" in word for word in parent.cmdline()[:4]):
+                return parent
+    return parents[0]
+
+
+def _records(dvc: "psutil.Process", before: Signature) -> Iterator[None]:
+    """Yield whenever dvc.lock has been written, until DVC has ended: when it is whole, for DVC writes it in place."""
+    import psutil
+
+    last, since = before, 0.0
+    while True:
+        is_last = not dvc.is_running() or dvc.status() == psutil.STATUS_ZOMBIE
+        if (now := signature(_LOCK)) != last:
+            last, since = now, time.monotonic()
+        if now is not None and now != before and (is_last or time.monotonic() - since > _WHOLE_SECONDS):
+            yield
+            before = last = signature(_LOCK)
+        if is_last:
+            return
+        time.sleep(_POLL_SECONDS)
 
 
 def _confirm(inputs: Inputs, outputs: Mapping[str, str], ended: float) -> bool:
@@ -62,7 +87,7 @@ def _confirm(inputs: Inputs, outputs: Mapping[str, str], ended: float) -> bool:
         return False
     for path in cache.of(Path.cwd()).records():
         if path.stat().st_mtime >= ended - 1 and _is_of(path, recorded):
-            path.unlink()
+            cache.remove_record(path)
     _remove(inputs.stage, content)
     _say(
         f"error: {', '.join(map(str, changes))} just when {inputs.stage} had ended, and DVC recorded that: the record is removed "

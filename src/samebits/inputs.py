@@ -134,7 +134,10 @@ class Inputs:
         """Return where code and parameters come from. Raises GitError if git cannot tell."""
         commit, patch = self._commit_and_patch.result()
         experiment = os.environ.get("DVC_EXP_NAME")
-        if any(self._misfits(name) for name in self._stages_before()):
+        # What was edited just when a stage before had ended is removed from dvc.lock a moment later.
+        recorded = lock.read(_content(Path(_LOCK)), _LOCK).stages
+        before = self._stages_before()
+        if any(recorded.get(name) != self._recorded[name] or self._misfits(name) for name in before):
             return Origin(commit, b"", experiment, {}, is_dirty=True)
         files = {name: self._texts[name] for name in (_PARAMETERS, _PIPELINE)}
         return Origin(commit, patch, experiment, files, is_dirty=bool(patch))

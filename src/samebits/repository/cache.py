@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ class Cache:
     def records(self) -> Iterator[Path]:
         """Give the records of DVC's run cache: what ran on which inputs, and what came out."""
         return (path for path in sorted((self.root / "runs").glob("??/*/*")) if len(path.name) == 64)
+
+
+def remove_record(path: Path) -> None:
+    """Remove a record of the run cache, and its folder with the last one: DVC fails where that is empty."""
+    path.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.parent.rmdir()
 
 
 def of(root: Path) -> Cache:

@@ -206,7 +206,7 @@ def _records(root: Path, cache: Path, repair: bool) -> Iterator[Finding]:
     for path in objects.damaged_records(cache):
         what = f"{shown(root, path)}, a record of a stage that ran,"
         if repair:
-            path.unlink(missing_ok=True)
+            caches.remove_record(path)
             yield Finding("note", f"{what} was damaged; removed", "at most, that stage runs once more")
         else:
             yield Finding("wrong", f"{what} is damaged", "run `samebits check --repair`, which removes it")
@@ -220,7 +220,7 @@ def _false_records(root: Path, cache: caches.Cache, repair: bool) -> Iterator[Fi
     for path, false in contradictions.in_run_cache(cache):
         what = f"{shown(root, path)}, a record of a stage that ran, is false: {', '.join(false)}"
         if repair:
-            path.unlink(missing_ok=True)
+            caches.remove_record(path)
             yield Finding("note", f"{what}; removed", "remove the same file from a remote that has it")
         else:
             yield Finding("wrong", what, "run `samebits check --repair`, which removes it")
