@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from samebits.comparison import compare, results, selection
+from samebits.comparison import compare, predicted, selection
 from samebits.comparison.compare import OfNetworks, OfSeeds
 from samebits.errors import UserError
 from samebits.evaluation import predictions
@@ -197,23 +197,23 @@ def test_own_images_are_told_apart_whatever_else_differs(fresh: Repository, tmp_
         fresh.commit(name)
     assert "have different test sets" in refused(fresh, "main", "replaced")
     first, other = (selection.find(fresh.root, name) for name in ("main", "replaced"))
-    expected = ["train.learning_rate 0.001 → 0.002", str(images), results.DESCRIPTION]
-    assert results.differences(first, other) == expected
+    expected = ["train.learning_rate 0.001 → 0.002", str(images), predicted.DESCRIPTION]
+    assert predicted.differences(first, other) == expected
 
-    a, b = results.load(first), results.load(other)
+    a, b = predicted.load(first), predicted.load(other)
     assert (a.predictions.labels == b.predictions.labels).all() and a.description != b.description
-    results.require_same_test([a, replace(b, test_sha256=a.test_sha256)])
+    predicted.require_same_test([a, replace(b, test_sha256=a.test_sha256)])
     # Results of earlier versions have no such hash.
     a, b = replace(a, test_sha256=None), replace(b, test_sha256=None)
     with pytest.raises(UserError, match=r"^main .* may have different test images.*Run `dvc repro` with this version"):
-        results.require_same_test([a, b])
+        predicted.require_same_test([a, b])
     with pytest.raises(UserError, match="have different test sets"):  # normalized the same way, so their files decide
-        results.require_same_test([a, replace(b, description=a.description)])
+        predicted.require_same_test([a, replace(b, description=a.description)])
     for source, seed, is_same in (("cifar10", "7", True), ("shapes", "0", True), ("shapes", "7", False)):
         pair = [replace(each, description=replace(each.description, source=source)) for each in (a, b)]
         pair[1] = replace(pair[1], parameters=pair[1].parameters | {"data.seed": seed})
         with contextlib.nullcontext() if is_same else pytest.raises(UserError, match="have different test sets"):
-            results.require_same_test(pair)
+            predicted.require_same_test(pair)
 
 
 def test_what_is_missing_comes_from_the_remote_or_is_named(family: Repository, tmp_path: Path) -> None:

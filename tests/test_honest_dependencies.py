@@ -16,10 +16,10 @@ log = os.open(os.environ["WATCH_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 stage = os.environ.get("DVC_STAGE")
 def is_comparing():
     "Whether the stage only compares files with what they were: reads them as inputs.py does, by no import and no parser."
-    frame = sys._getframe(2)
-    while os.path.basename(frame.f_code.co_filename) in ("pathlib.py", "digests.py", "hashlib.py"):
+    frame = sys._getframe().f_back.f_back  # None: Python itself opens the script
+    while frame and os.path.basename(frame.f_code.co_filename) in ("pathlib.py", "digests.py", "hashlib.py"):
         frame = frame.f_back
-    return frame.f_code.co_filename.endswith("samebits/inputs.py")
+    return frame and frame.f_code.co_filename.endswith("samebits/inputs.py")
 def watch(event, arguments):
     if event == "open" and stage and isinstance(arguments[0], (str, bytes)) and not is_comparing():
         os.write(log, os.fsencode(f"{stage}\\t{os.path.realpath(os.fsdecode(arguments[0]))}\\n"))
