@@ -24,33 +24,41 @@ def main() -> None:
     gc.disable()  # MLflow's import makes a million objects and no garbage: 0.5 s, and as much again at the end
     os.nice(5)  # the stage goes first
     root, what = Path(sys.argv[1]), sys.argv[2]
-    messages: Queue[Message] = Queue()
-    receiver = threading.Thread(target=_receive, args=(messages,), daemon=True)
-    receiver.start()
+    inbox = _Inbox()
+    inbox.start()
     try:
         import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (takes two seconds, in which the stage does the same)
 
-        messages.get()
+        inbox.messages.get()
         store = open_store(root)
         runs.close_abandoned(store)
-        _record(store, messages)
+        _record(store, inbox.messages)
     except BaseException as error:
-        receiver.join()  # to say it when the stage has ended
-        status = messages.queue[-1].status
-        print(warning(what, short(error), status), file=sys.stderr, flush=True)
+        inbox.join()  # to say it when the stage has ended
+        print(warning(what, short(error), inbox.status), file=sys.stderr, flush=True)
     os._exit(0)  # without a look at each of MLflow's objects
 
 
-def _receive(messages: "Queue[Message]") -> None:
-    message: Message | None = None
-    with suppress(EOFError, pickle.UnpicklingError):
-        while not isinstance(message, End):
-            message = pickle.load(sys.stdin.buffer)
-            messages.put(message)
-    if message is None or (isinstance(message, End) and messages.qsize() == 1):
-        os._exit(0)  # the stage has ended before it began
-    if not isinstance(message, End):
-        messages.put(End("KILLED"))  # the stage is gone
+class _Inbox(threading.Thread):
+    """What the stage says, received at once, however busy the main thread is; at the end `status` says how the stage ended."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.messages: Queue[Message] = Queue()
+        self.status = "KILLED"  # unless the stage says something else before it is gone
+
+    def run(self) -> None:
+        message: Message | None = None
+        with suppress(EOFError, pickle.UnpicklingError):
+            while not isinstance(message, End):
+                message = pickle.load(sys.stdin.buffer)
+                self.messages.put(message)
+        if message is None:
+            os._exit(0)  # the stage has ended before there was anything to record
+        if isinstance(message, End):
+            self.status = message.status
+        else:
+            self.messages.put(End(self.status))
 
 
 def _record(store: Store, messages: "Queue[Message]") -> None:
