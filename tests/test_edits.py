@@ -426,7 +426,8 @@ def edit_often(template: Path, clean_folder: Path, folder: Path, number: int, se
 
 
 # Ten in each test, so that they run side by side.
-@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 20))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
 def test_edits_at_random_moments_leave_no_false_record(
     template: Path, clean_folder: Path, tmp_path: Path, seed: int
 ) -> None:
