@@ -297,7 +297,7 @@ before = memory("VmRSS")
 if number:
     data = raw.RawDataset(shapes.CLASS_NAMES, a_split(number), a_split(number // 5))
     prepare.sources.read = lambda settings, root: data
-prepare.main(params.load(Path("params.yaml")))
+prepare.main(prepare.inputs)
 print(memory("VmHWM") - before)
 """
 

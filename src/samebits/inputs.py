@@ -84,8 +84,9 @@ class Inputs:
         # From here on everything may be imported: the code is read.
         from samebits import params
 
-        self.settings: Params = params.parse(self._texts[_PARAMETERS], _PARAMETERS)
-        self._values = _flat(params.read(self._texts[_PARAMETERS], _PARAMETERS))
+        text = self._texts[_PARAMETERS]
+        self.settings: Params = params.parse(text, _PARAMETERS) if text else params.load(Path(_PARAMETERS))
+        self._values = _flat(params.read(text, _PARAMETERS))
         self._pipeline: dict[str, Any] = lock.mapping(self._texts[_PIPELINE], _PIPELINE).get("stages") or {}
         self._recorded = lock.read(self._texts[_LOCK], _LOCK).stages
         self._dependencies = lock.paths(self._pipeline.get(self.stage, {}), "deps")

@@ -168,10 +168,9 @@ class Params(_Section):
 def load(path: Path) -> Params:
     """Read and check the whole of `path`. Raises UserError with one line for the first thing that is wrong."""
     try:
-        content = path.read_bytes()
+        return parse(path.read_bytes(), path.name)
     except FileNotFoundError:
-        content = b""
-    return parse(content, path.name)
+        raise UserError(f"{path.name} is not there: restore it with `git checkout {path.name}`") from None
 
 
 def parse(content: bytes, name: str) -> Params:
@@ -184,8 +183,6 @@ def parse(content: bytes, name: str) -> Params:
 
 def read(content: bytes, name: str) -> dict[str, Any]:
     """Return the values in the content of the file `name`, not checked. Raises UserError if they cannot be read."""
-    if not content:
-        raise UserError(f"{name} is not there or empty: restore it with `git checkout {name}`")
     try:
         # The parser that DVC reads the file with, so that both see the same values (1e-3 is a number, `no` a string).
         values = YAML(typ="safe").load(content.decode())

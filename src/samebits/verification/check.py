@@ -214,7 +214,9 @@ def _records(root: Path, cache: Path, repair: bool) -> Iterator[Finding]:
 
 def _false_records(root: Path, cache: caches.Cache, repair: bool) -> Iterator[Finding]:
     """Look for records that say something else than the outputs they name say of themselves."""
-    here = lock.read((root / "dvc.lock").read_bytes(), "dvc.lock") if (root / "dvc.lock").is_file() else lock.Record({})
+    here = lock.Record({})
+    with suppress(OSError, UserError):  # one that is missing or damaged has a line of its own
+        here = lock.read((root / "dvc.lock").read_bytes(), "dvc.lock")
     if false := contradictions.contradictions(here, lambda path: cache.read(here.hashes[path])):
         yield Finding("wrong", f"dvc.lock is false: {', '.join(false)}", contradictions.RUN_AGAIN)
     for path, false in contradictions.in_run_cache(cache):
