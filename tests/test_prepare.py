@@ -281,7 +281,6 @@ import numpy as np
 spec = importlib.util.spec_from_file_location("prepare", "stages/prepare.py")
 prepare = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(prepare)
-from samebits import params
 from samebits.data import cifar10, raw, shapes, vision
 
 def memory(field):
