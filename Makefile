@@ -27,10 +27,10 @@ lint: $(VENV)/installed-dev  ## check format, style and types
 	mypy
 
 check-lock: $(VENV)/installed  ## check that dvc.lock is the result of this code and these parameters
-	@python -m samebits.verification.lock
+	@python -m samebits.gate.lock_check
 
 golden: $(VENV)/installed  ## record the first training steps of each recipe for this kind of machine
-	python -m samebits.verification.golden tests/golden.json
+	python -m samebits.golden tests/golden.json
 
 bench: $(VENV)/installed  ## measure: the table of ratios in the README
 	python -m benchmarks

@@ -17,5 +17,5 @@ def training_images(num_images: int) -> Split:
 
 
 def nothing(data: Split) -> Split:
-    """Give no image, in the place of those for validation."""
+    """Return no image, in the place of those for validation."""
     return Split(data.images[:0], data.labels[:0])

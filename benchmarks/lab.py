@@ -48,7 +48,7 @@ def _recipe(num_images: int) -> Measure:
 
 
 def rows() -> list[Row]:
-    """Give the rows of the lab."""
+    """Return the rows of the lab."""
     seconds = in_turn({"the lab's script": script, "the lab recipe": recipe})
     sides = {"images x 1": few_images, "images x 2": half_of_the_images, "images x 4": recipe}
     scaled = in_turn(sides, NUM_SHORT_ROUNDS)

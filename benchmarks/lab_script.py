@@ -43,7 +43,7 @@ class Pictures(Dataset):
 
 
 def measuring(loop: str, num_images: int) -> Measure:
-    """Give the function that runs this program and reads its seconds."""
+    """Return the function that runs this program and reads its seconds."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     command = [sys.executable, "-m", "benchmarks.lab_script", loop, str(num_images)]
 

@@ -59,7 +59,7 @@ def in_turn(sides: Mapping[str, Callable[[], Measure]], num_rounds: int = NUM_RO
 
 
 def ratio(name: str, label: str, first: list[float], second: list[float], unit: str = "s") -> Row:
-    """Give the row of `first` over `second`, paired by rounds."""
+    """Return the row of `first` over `second`, paired by rounds."""
     values = [statistics.median(side) for side in (first, second)]
     before, after = (f"{value:,.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}" for value in values)
     return Row(name, before, f"{label}: {after}", [one / other for one, other in zip(first, second, strict=True)])

@@ -41,7 +41,7 @@ def training(every_seconds: float | None) -> Measure:
 
 
 def rows() -> list[Row]:
-    """Give the rows of the resume points."""
+    """Return the rows of the resume points."""
     usual = params.load(Path("params.yaml")).checkpoint_every_seconds
     sides = {"usual": partial(training, usual), "often": partial(training, 1.0), "none": partial(training, None)}
     seconds = in_turn(sides, NUM_SHORT_ROUNDS)

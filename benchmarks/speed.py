@@ -87,7 +87,7 @@ def matrix_product() -> Measure:
 
 
 def rows() -> list[Row]:
-    """Give the rows of the speed recipe."""
+    """Return the rows of the speed recipe."""
     train = params.load(Path("params.yaml")).recipes["speed"].train
     assert train.resizing is not None and train.muon is not None
     rates = in_turn(

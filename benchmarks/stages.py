@@ -24,7 +24,7 @@ EMPTY_PIPELINE = {
 
 
 def rows() -> list[Row]:
-    """Give the rows of the stages."""
+    """Return the rows of the stages."""
     with tempfile.TemporaryDirectory() as folder:
         clone, empty = Path(folder, "clone"), Path(folder, "empty")
         _run(Path.cwd(), "git", "clone", "--quiet", ".", str(clone))

@@ -17,8 +17,8 @@ import numpy as np
 from samebits import atomic, checkpoint, runtime
 from samebits.data import prepared
 from samebits.evaluation import inference, metrics, predictions
-from samebits.inputs import Inputs
 from samebits.reporting import pictures
+from samebits.stage.inputs import Inputs
 from samebits.training import history, resume
 
 PREPARED = Path("data/prepared")

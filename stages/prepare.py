@@ -11,8 +11,8 @@ inputs = stage.begin(__file__)  # before anything else is imported
 
 from samebits import atomic
 from samebits.data import normalization, prepared, sources, splits
-from samebits.inputs import Inputs
 from samebits.reporting import figures
+from samebits.stage.inputs import Inputs
 
 NUM_PICTURES = 40
 

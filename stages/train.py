@@ -17,9 +17,9 @@ from dataclasses import asdict
 
 from tqdm import tqdm
 
-from samebits import atomic, checkpoint, models, runtime, turns
+from samebits import atomic, checkpoint, core_locks, models, runtime
 from samebits.data import prepared
-from samebits.inputs import Inputs
+from samebits.stage.inputs import Inputs
 from samebits.training import history, loop, resume
 
 PREPARED = Path("data/prepared")
@@ -49,7 +49,7 @@ def main(inputs: Inputs) -> None:
     key = resume.key_of(what_decides_bits)
     points = resume.ResumePoints(stage.scratch(), key, settings.checkpoint_every_seconds)
     num_steps = recipe.train.num_epochs * math.ceil(len(data) / recipe.train.batch_size)
-    turn = turns.Turn(recipe.train.num_threads if device.type == "cpu" else 0)
+    turn = core_locks.Turn(recipe.train.num_threads if device.type == "cpu" else 0)
 
     def report(row: history.Report, images_per_second: float) -> None:
         tqdm.write(f"[{row.epoch}, {row.step:6d}] loss: {row.train_loss:.3f}")

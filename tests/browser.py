@@ -76,13 +76,13 @@ class Browser:
         path.write_bytes(base64.b64decode(data))
 
     def requested(self) -> list[str]:
-        """Give the addresses that the page has asked for."""
+        """Return the addresses that the page has asked for."""
         return [
             event["params"]["request"]["url"] for event in self.events if event["method"] == "Network.requestWillBeSent"
         ]
 
     def complaints(self) -> list[str]:
-        """Give all that the page has said on its console, and what the browser has to say about it."""
+        """Return all that the page has said on its console, and what the browser has to say about it."""
         methods = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded", "Audits.issueAdded")
         return [json.dumps(event["params"]) for event in self.events if event["method"] in methods]
 

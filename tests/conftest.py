@@ -70,7 +70,7 @@ class Repository:
         )
 
     def environment(self) -> dict[str, str]:
-        """Give the environment of a user: nothing of the process that runs the tests, its Python first."""
+        """Return the environment of a user: nothing of the process that runs the tests, its Python first."""
         values = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         return values | IDENTITY | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
@@ -91,7 +91,7 @@ class Repository:
         self.run("git", "commit", "--quiet", "--allow-empty", "--message", message)
 
     def status(self) -> str:
-        """Give what git sees changed."""
+        """Return what git sees changed."""
         return self.run("git", "status", "--porcelain").stdout
 
 
@@ -110,7 +110,7 @@ def require_program(program: str, package: str) -> None:
 
 
 def stages_run(output: str) -> list[str]:
-    """Give the names of the stages that DVC says it ran."""
+    """Return the names of the stages that DVC says it ran."""
     return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage ")]
 
 
@@ -124,7 +124,7 @@ def make_tiny(values: dict) -> None:
 
 
 def project_files() -> list[str]:
-    """Give the files that a clone of the project would hold, without the recorded result."""
+    """Return the files that a clone of the project would hold, without the recorded result."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=PROJECT,

@@ -40,7 +40,7 @@ class Remote:
             repository.run("dvc", "remote", "modify", "--local", "team", name, value)
 
     def objects(self) -> list[str]:
-        """Give the MD5s of the objects."""
+        """Return the MD5s of the objects."""
         return ["".join(name.split("/")[-2:]) for name in self.names() if name.startswith("files/md5/")]
 
     def damage(self, md5: str) -> None:
@@ -143,7 +143,7 @@ def s3() -> Iterator[Remote]:
 
 
 def free_port() -> int:
-    """Give a port of this machine that nobody listens on."""
+    """Return a port of this machine that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 

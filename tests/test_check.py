@@ -25,17 +25,17 @@ from filelock import FileLock
 
 from samebits.data import cifar10
 from samebits.errors import UserError
+from samebits.health import cached_objects, lost_experiments, stale_locks, tracking_database
+from samebits.health import check as checking
 from samebits.repository import git
 from samebits.tracking.store import quiet_mlflow
-from samebits.verification import check as checking
-from samebits.verification import database, locks, objects, queue
 from tests.conftest import FOREIGN, Repository, stages_run
 
 NOBODY = 65534
 COMMAND = """
 import sys
 from pathlib import Path
-from samebits.verification.check import check
+from samebits.health.check import check
 sys.exit(check(Path.cwd(), repair="--repair" in sys.argv))
 """
 # A pipeline that DVC runs in a second: a file, a file made from it, and a folder.
@@ -304,10 +304,10 @@ def test_an_object_without_permission() -> None:
         if os.geteuid() == 0:
             os.seteuid(NOBODY)
         try:
-            (fault,) = objects.inspect(Path(folder)).faults
+            (fault,) = cached_objects.inspect(Path(folder)).faults
         finally:
             os.seteuid(os.getuid())
-        assert fault == objects.Fault(broken, reason="Permission denied")
+        assert fault == cached_objects.Fault(broken, reason="Permission denied")
 
 
 def test_an_object_that_was_mended_meanwhile_is_not_removed(tmp_path: Path) -> None:
@@ -316,10 +316,10 @@ def test_an_object_that_was_mended_meanwhile_is_not_removed(tmp_path: Path) -> N
     )
     path.parent.mkdir(parents=True)
     path.write_bytes(b"broken")
-    (fault,) = objects.inspect(tmp_path).faults
+    (fault,) = cached_objects.inspect(tmp_path).faults
     path.write_bytes(b"whole")
     with pytest.raises(UserError, match="has changed"):
-        objects.remove(fault, [])
+        cached_objects.remove(fault, [])
     assert path.read_bytes() == b"whole"
 
 
@@ -413,15 +413,15 @@ def test_an_experiment_that_lost_its_name_is_found_again(quick: Repository) -> N
         assert time.monotonic() < deadline
     (ref,) = [ref for ref in git.references(quick.root, "refs/exps") if ref.endswith("/alpha")]
     commit = git.references(quick.root, "refs/exps")[ref]
-    assert list(queue.inspect(quick.root)) == []
+    assert list(lost_experiments.inspect(quick.root)) == []
     quick.run("git", "update-ref", "-d", ref)  # what is left when two workers end in the same moment
-    (finding,) = queue.inspect(quick.root)
+    (finding,) = lost_experiments.inspect(quick.root)
     assert finding.mark == "note" and "experiment alpha has finished" in finding.what
     quick.run(*finding.remedy.split("`")[1].split())
-    assert git.references(quick.root, "refs/exps")[ref] == commit and list(queue.inspect(quick.root)) == []
+    assert git.references(quick.root, "refs/exps")[ref] == commit and list(lost_experiments.inspect(quick.root)) == []
     quick.run("git", "update-ref", "-d", ref)
     quick.run(*finding.remedy.split("`")[3].split())  # for whoever removed it
-    assert list(queue.inspect(quick.root)) == []
+    assert list(lost_experiments.inspect(quick.root)) == []
 
 
 def test_a_broken_lock_file_of_the_pipeline(small: Repository, check: Any) -> None:
@@ -433,7 +433,7 @@ def test_a_broken_lock_file_of_the_pipeline(small: Repository, check: Any) -> No
 def test_the_bar_is_for_terminals(small: Repository) -> None:
     terminal, its_end = os.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
-    program = "import pathlib, samebits.verification.objects as it; it.inspect(pathlib.Path('.dvc/cache'))"
+    program = "import pathlib, samebits.health.cached_objects as it; it.inspect(pathlib.Path('.dvc/cache'))"
     subprocess.run([sys.executable, "-c", program], cwd=small.root, stderr=its_end, check=True)
     shown = os.read(terminal, 10_000)
     for end in (terminal, its_end):
@@ -499,7 +499,7 @@ def test_whole_raw_data(fresh: Repository, check: Any, monkeypatch: pytest.Monke
 def look(root: Path) -> str:
     """What is said of the tracking database, which stays as it is and is alone."""
     before = everything(root)
-    (finding,) = database.inspect(root)
+    (finding,) = tracking_database.inspect(root)
     assert everything(root) == before
     return str(finding)
 
@@ -576,7 +576,7 @@ class _Health(http.server.BaseHTTPRequestHandler):
 
 
 def test_a_tracking_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(tracking_database, "_ANSWER_SECONDS", 0.5)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Health) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"127.0.0.1:{server.server_port}"
@@ -737,10 +737,10 @@ def test_the_lock_on_the_whole_repository(small: Repository, check: Any, are_har
 
 
 def test_a_lock_whose_holder_cannot_be_seen(small: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "whoever_opened", lambda path: None)
+    monkeypatch.setattr(stale_locks, "whoever_opened", lambda path: None)
     with started(small, "python", "-c", LOCK) as process:
         assert process.stdout is not None and process.stdout.readline() == b"held\n"
-        (finding,) = locks.inspect(small.root, are_hardlinks=False, outputs=())
+        (finding,) = stale_locks.inspect(small.root, are_hardlinks=False, outputs=())
     assert finding.mark == "wrong" and finding.what == ".dvc/tmp/lock is held, by no process that lives here"
 
 

@@ -63,7 +63,7 @@ def refused(repository: Repository, *arguments: str) -> str:
 
 
 def refusal(repository: Repository, a: str, b: str, with_seeds: bool = False) -> str:
-    """Give the one line with which a comparison is refused."""
+    """Return the one line with which a comparison is refused."""
     with pytest.raises(UserError) as error:
         compare.compare(repository.root, a, b, with_seeds)
     assert "\n" not in str(error.value)

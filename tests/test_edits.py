@@ -23,7 +23,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from samebits.repository import git, lock
+from samebits.repository import dvc_lock, git
 from samebits.repository.digests import md5_of
 from tests.conftest import Repository
 
@@ -93,7 +93,7 @@ class Clean:
                 if named.is_other_code:
                     change_code(repository)
                 repository.run("dvc", "repro", "--force", "--no-run-cache")
-                recorded = lock.read((repository.root / "dvc.lock").read_bytes(), "dvc.lock")
+                recorded = dvc_lock.read((repository.root / "dvc.lock").read_bytes(), "dvc.lock")
                 known.write_text(json.dumps(recorded.hashes))
                 shutil.rmtree(repository.root)
         return json.loads(known.read_text())
@@ -303,7 +303,9 @@ class Truth:
         contents += [path.read_bytes() for path in (root / ".dvc/cache/runs").glob("??/*/*")]
         commits = git.experiment_names(root)
         contents += [git.read(root, commit, "dvc.lock") for commit in commits]
-        records = [stage for content in contents if content for stage in lock.read(content, "a record").stages.values()]
+        records = [
+            stage for content in contents if content for stage in dvc_lock.read(content, "a record").stages.values()
+        ]
         for stage in records:
             self._require_true(stage)
         runs = finished_runs(root)
@@ -311,7 +313,7 @@ class Truth:
             self._require_true_run(repository, run)
         return len(records) + len(runs)
 
-    def _require_true(self, stage: lock.Stage) -> None:
+    def _require_true(self, stage: dvc_lock.Stage) -> None:
         name = stage.cmd.removeprefix("python stages/").removesuffix(".py")
         outputs = {output.path: output.md5 for output in stage.outputs}
         (clean,) = [self._clean.outputs(named) for named in self._named(name, stage)]
@@ -320,7 +322,7 @@ class Truth:
         data = {path: md5 for path, md5 in stage.dependencies.items() if path.startswith("data/") and path in clean}
         assert data == {path: clean[path] for path in data}, name
 
-    def _named(self, name: str, stage: lock.Stage) -> Iterator[Named]:
+    def _named(self, name: str, stage: dvc_lock.Stage) -> Iterator[Named]:
         """Yield what a record names; an evaluation names its training by the checkpoint."""
         params = stage.params
         if name == "prepare":

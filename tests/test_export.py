@@ -26,7 +26,7 @@ from samebits.checkpoint import Checkpoint
 from samebits.data import shapes
 from samebits.errors import UserError
 from samebits.prediction import onnx_export
-from samebits.prediction.predict import Prediction, predict
+from samebits.prediction.classification import Prediction, predict
 from samebits.prediction.trained import Trained
 from tests.conftest import PROJECT, Repository
 from tests.test_predict import expected, trained

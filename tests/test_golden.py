@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from samebits import params
-from samebits.verification import golden
+from samebits import golden, params
 from tests.conftest import PROJECT
 
 SETTINGS = params.load(PROJECT / "params.yaml")

@@ -19,7 +19,7 @@ def is_comparing():
     frame = sys._getframe().f_back.f_back  # None: Python itself opens the script
     while frame and os.path.basename(frame.f_code.co_filename) in ("pathlib.py", "digests.py", "hashlib.py"):
         frame = frame.f_back
-    return frame and frame.f_code.co_filename.endswith("samebits/inputs.py")
+    return frame and frame.f_code.co_filename.endswith("samebits/stage/inputs.py")
 def watch(event, arguments):
     if event == "open" and stage and isinstance(arguments[0], (str, bytes)) and not is_comparing():
         os.write(log, os.fsencode(f"{stage}\\t{os.path.realpath(os.fsdecode(arguments[0]))}\\n"))
@@ -29,8 +29,8 @@ sys.addaudithook(watch)
 # read, how a mistake is said, whose turn it is, how threads wait.
 EXEMPT = (
     *("src/samebits/tracking/", "src/samebits/repository/", "mlflow.db", "mlartifacts/"),
-    *("src/samebits/__init__.py", "src/samebits/errors.py", "src/samebits/processes.py", "src/samebits/turns.py"),
-    *("src/samebits/inputs.py", "src/samebits/confirmation.py", "src/samebits/signatures.py"),
+    *("src/samebits/__init__.py", "src/samebits/errors.py", "src/samebits/processes.py", "src/samebits/core_locks.py"),
+    *("src/samebits/stage/inputs.py", "src/samebits/stage/confirmation.py"),
     *(".samebits/", ".git/", "params.yaml"),
 )
 # Of evaluate alone: it reads the pictures for its MLflow run, and forgets the resume points of the training.
@@ -65,7 +65,7 @@ def is_only_a_docstring(path: Path) -> bool:
 
 
 def undeclared(stage: str, definition: dict, files: set[str]) -> set[str]:
-    """Give the files that a stage opened and does not declare."""
+    """Return the files that a stage opened and does not declare."""
     declared = [*definition["deps"]]
     for kind in ("outs", "metrics", "plots"):
         declared += [entry if isinstance(entry, str) else next(iter(entry)) for entry in definition.get(kind, [])]

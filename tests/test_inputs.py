@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from samebits.repository import git, lock
+from samebits.repository import dvc_lock, git
 from samebits.repository.digests import md5_of
 from samebits.tracking import open_store
 from tests import remotes
@@ -70,9 +70,9 @@ def while_it_trains(
     return process.returncode, "".join(lines)
 
 
-def stages_recorded(repository: Repository) -> dict[str, lock.Stage]:
+def stages_recorded(repository: Repository) -> dict[str, dvc_lock.Stage]:
     path = repository.root / "dvc.lock"
-    return lock.read(path.read_bytes(), "dvc.lock").stages if path.exists() else {}
+    return dvc_lock.read(path.read_bytes(), "dvc.lock").stages if path.exists() else {}
 
 
 def finished_runs(repository: Repository) -> list:
@@ -107,7 +107,7 @@ def test_parameters_edited_while_a_training_runs_are_not_recorded_and_nothing_is
     assert "going on after step 4,000 of 4,000" in taken.stdout and "loss:" not in taken.stdout
     assert (longer.root / "params.yaml").read_bytes() == edited
     commit = git.commit(longer.root, "refs/exps/*/*/taken") or git.experiments(longer.root, "taken")[0]
-    params = lock.read(git.read(longer.root, commit, "dvc.lock"), "dvc.lock").stages["train"].params
+    params = dvc_lock.read(git.read(longer.root, commit, "dvc.lock"), "dvc.lock").stages["train"].params
     assert params["seed"] == 0 and params["recipes.lab.train"]["learning_rate"] == 0.001
     (run,) = finished_runs(longer)
     assert run.data.params["seed"] == "0" and run.data.tags["samebits.experiments"] == "taken"
@@ -208,7 +208,7 @@ def test_a_false_record_from_a_colleague_is_found_by_name(done: Repository, tmp_
     refused = done.run("samebits", "share", ok=False)
     (line,) = refused.stderr.splitlines()
     assert refused.returncode == 1 and line.startswith("error: dvc.lock is false (") and what in line
-    gate = done.run("python", "-m", "samebits.verification.lock", ok=False)
+    gate = done.run("python", "-m", "samebits.gate.lock_check", ok=False)
     assert gate.returncode == 1 and f"dvc.lock is false ({what})" in gate.stderr
 
     colleague.edit(lambda values: values.update(seed=7))
@@ -310,7 +310,7 @@ def test_compiled_code_of_an_earlier_version_is_not_run(done: Repository) -> Non
 def test_a_folder_of_code_is_known_by_the_hash_that_dvc_gives_it(done: Repository) -> None:
     """Else a run would not say which commit it comes from."""
     (run,) = finished_runs(done) or [None]
-    script = "import sys; sys.path.insert(0, 'src'); from samebits.inputs import Inputs; import json\n"
+    script = "import sys; sys.path.insert(0, 'src'); from samebits.stage.inputs import Inputs; import json\n"
     script += "print(json.dumps([Inputs('stages/evaluate.py').origin().is_dirty]))"
     assert json.loads(done.run("python", "-c", script).stdout) == [False]
     (done.root / "src/samebits/training/history.py").write_text("# other code of the training\n")

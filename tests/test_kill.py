@@ -64,7 +64,7 @@ def points(repository: Repository) -> list[Path]:
 
 
 def writes(repository: Repository) -> list[Path]:
-    """Give the resume points that are being written, or were when their process was killed."""
+    """Return the resume points that are being written, or were when their process was killed."""
     return list((repository.root / ".samebits/resume").glob("*/.*.point.*"))
 
 

@@ -31,7 +31,7 @@ def num_parameters(network: nn.Module) -> int:
 
 
 def with_weights_of(network: nn.Module, plain: nn.Module) -> nn.Module:
-    """Give `plain` the weights of `network`, in the order of the layers; every shape has to agree."""
+    """Return `plain` the weights of `network`, in the order of the layers; every shape has to agree."""
     weights = list(network.state_dict().values())
     assert [tensor.shape for tensor in weights] == [tensor.shape for tensor in plain.state_dict().values()]
     plain.load_state_dict(dict(zip(plain.state_dict(), weights, strict=True)))

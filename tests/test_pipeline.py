@@ -221,7 +221,7 @@ def draw(repository: Repository, page: str) -> str:
 
 
 def runs(repository: Repository) -> list[str]:
-    """Give the ids of the finished MLflow runs."""
+    """Return the ids of the finished MLflow runs."""
     with sqlite3.connect(repository.root / "mlflow.db") as database:
         rows = database.execute("SELECT run_uuid FROM runs WHERE status = 'FINISHED' AND lifecycle_stage = 'active'")
         return [run_id for (run_id,) in rows]
@@ -243,11 +243,11 @@ def wait_for_queue(repository: Repository, names: list[str]) -> None:
 
 
 def row_of(table: str, word: str) -> list[str]:
-    """Give the cells of the row of a printed table that has the cell `word`."""
+    """Return the cells of the row of a printed table that has the cell `word`."""
     (row,) = [line.split() for line in table.splitlines() if word in line.split()]
     return row
 
 
 def csv_rows(text: str) -> Iterator[dict[str, str]]:
-    """Give the rows of a printed CSV table."""
+    """Return the rows of a printed CSV table."""
     return iter(csv.DictReader(text.splitlines()))

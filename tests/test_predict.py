@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from samebits import checkpoint, models, params, targets
+from samebits import atomic, checkpoint, models, params
 from samebits.checkpoint import Checkpoint
 from samebits.data import cifar10, shapes
 from samebits.data.normalization import Normalization
@@ -24,7 +24,7 @@ from samebits.errors import UserError
 from samebits.evaluation import predictions
 from samebits.evaluation.inference import predict_logits
 from samebits.prediction import onnx_export
-from samebits.prediction.predict import Failure, Prediction, predict
+from samebits.prediction.classification import Failure, Prediction, predict
 from samebits.prediction.trained import load
 from tests.conftest import Repository
 
@@ -268,9 +268,9 @@ def test_a_file_that_cannot_be_written_is_named_before_the_work(tmp_path: Path) 
         ("x" * 300, "cannot be written: File name too long"),
     ):
         with pytest.raises(UserError, match=words):
-            targets.require_writable(tmp_path / name)
-    targets.require_writable(tmp_path / "new/folder/x.png")
-    targets.require_writable(tmp_path / "file")
+            atomic.require_writable(tmp_path / name)
+    atomic.require_writable(tmp_path / "new/folder/x.png")
+    atomic.require_writable(tmp_path / "file")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

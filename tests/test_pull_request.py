@@ -15,7 +15,7 @@ WORKFLOW = PROJECT / ".github/workflows/pull-request.yml"
 
 
 def steps() -> dict[str, str]:
-    """Give the commands of the steps by their names; those that set up the runner are GitHub's own."""
+    """Return the commands of the steps by their names; those that set up the runner are GitHub's own."""
     (job,) = yaml.safe_load(WORKFLOW.read_text())["jobs"].values()
     commands = {step["name"]: step["run"] for step in job["steps"] if "run" in step}
     assert next(iter(commands)) == "install"

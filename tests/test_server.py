@@ -29,7 +29,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracking
 
 
 def runs() -> dict[str | None, Any]:
-    """Give the runs on the server by their seeds; None of one that only just began, and has no parameters yet."""
+    """Return the runs on the server by their seeds; None of one that only just began, and has no parameters yet."""
     store = open_store(Path.cwd())
     found = store.client.search_runs([store.experiment_id])
     assert len({run.data.params.get("seed") for run in found}) == len(found)

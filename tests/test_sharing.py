@@ -41,7 +41,7 @@ def momentum(repository: Repository, value: float) -> None:
 
 
 def checkpoint_of_run(repository: Repository, value: float) -> str:
-    """Give the MD5 of the checkpoint of a training that no commit records, from DVC's record of it."""
+    """Return the MD5 of the checkpoint of a training that no commit records, from DVC's record of it."""
     for path in (repository.root / ".dvc/cache/runs").glob("*/*/*"):
         record = yaml.safe_load(path.read_text())
         if f"momentum: {value}" in path.read_text():
@@ -54,7 +54,7 @@ def seed(repository: Repository, value: int) -> None:
 
 
 def output_of(repository: Repository, seed: int) -> str:
-    """Give the MD5 of what the quick pipeline makes of a seed."""
+    """Return the MD5 of what the quick pipeline makes of a seed."""
     size = (repository.root / "data.bin").stat().st_size
     return hashlib.md5(random.Random(seed).randbytes(size)).hexdigest()
 
@@ -68,7 +68,7 @@ def share(
 
 
 def the_line(done: "subprocess.CompletedProcess[str]") -> str:
-    """Give the one line of a user's mistake."""
+    """Return the one line of a user's mistake."""
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")

@@ -124,7 +124,7 @@ def work_off(repository: Repository, num_kills: int) -> Counter[str]:
 
 
 def commit_of(repository: Repository, name: str) -> str:
-    """Give the commit of an experiment."""
+    """Return the commit of an experiment."""
     listed = repository.run("git", "for-each-ref", "--format=%(objectname) %(refname:lstrip=4)", "refs/exps").stdout
     (commit,) = [line.split()[0] for line in listed.splitlines() if line.endswith(f" {name}")]
     return commit
@@ -137,7 +137,7 @@ def status(repository: Repository) -> Counter[str]:
 
 
 def working(root: Path) -> list[psutil.Process]:
-    """Give the processes that work on the queue: DVC's workers, and the stages that they run."""
+    """Return the processes that work on the queue: DVC's workers, and the stages that they run."""
     found = []
     for process in psutil.process_iter(["cmdline", "cwd"]):
         command, folder = " ".join(process.info["cmdline"] or []), process.info["cwd"] or ""

@@ -51,7 +51,7 @@ def runs_of(store: Store) -> list[Any]:
 
 
 def content_of(store: Store, run: Any, folder: Path) -> dict[str, Any]:
-    """Give all that a run says, apart from what only a live one can."""
+    """Return all that a run says, apart from what only a live one can."""
     run_id = run.info.run_id
     folder.mkdir(parents=True)
     for file in store.client.list_artifacts(run_id):

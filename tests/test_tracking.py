@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from samebits.inputs import Origin
 from samebits.repository import git
+from samebits.stage.inputs import Origin
 from samebits.tracking import (
     Begin,
     Finish,
@@ -51,7 +51,7 @@ METRICS = {"test": {"accuracy": 0.5, "recall": {"plane": 0.25, "sea & sky": 0.75
 TRAINING = f"""
 import sys, time
 from pathlib import Path
-from samebits.inputs import Origin
+from samebits.stage.inputs import Origin
 from samebits.tracking import Begin, Finish, Recorder, RunContent
 root, seed, end = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 parameters = {PARAMETERS!r} | {{"seed": seed}}

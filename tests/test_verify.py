@@ -19,10 +19,10 @@ from PIL import Image
 
 from samebits import results
 from samebits.errors import UserError
-from samebits.repository import lock
-from samebits.verification.explanation import Explanation
-from samebits.verification.outputs import Row, Verdict, compare
-from samebits.verification.verify import _raw_data
+from samebits.proof.explanation import Explanation
+from samebits.proof.outputs import Row, Verdict, compare
+from samebits.proof.verify import _raw_data
+from samebits.repository import dvc_lock
 from tests.conftest import FOREIGN, Repository, heed_interrupts, stages_run
 
 CHECKPOINT, HISTORY, PICTURE = "data/model/checkpoint.safetensors", "data/model/history.csv", "data/plots/samples.png"
@@ -38,12 +38,12 @@ class Result:
     errors: list[str]
 
     def verdict(self, path: str) -> str:
-        """Give what the table says of an output."""
+        """Return what the table says of an output."""
         (line,) = [line for line in self.out.splitlines() if line.split()[1:2] == [path]]
         return line.split(maxsplit=4)[4]
 
     def line(self, start: str) -> str:
-        """Give the rest of the one line that begins with `start`."""
+        """Return the rest of the one line that begins with `start`."""
         (line,) = [line for line in self.out.splitlines() if line.startswith(start)]
         return line.removeprefix(start).strip()
 
@@ -98,7 +98,7 @@ def encoded_anew(picture: Path, change: Callable[[Image.Image], object] = lambda
 
 def repeated(repository: Repository, edited: Collection[str] = ()) -> tuple[list[Row], list[str]]:
     """Compare the record of HEAD with what lies in the workspace, and explain it: a repetition without the run."""
-    made = lock.read((repository.root / "dvc.lock.before").read_bytes(), "dvc.lock").outputs
+    made = dvc_lock.read((repository.root / "dvc.lock.before").read_bytes(), "dvc.lock").outputs
     revision = results.find(repository.root, "HEAD")
     rows = compare(revision, made, repository.root, edited)
     return rows, list(Explanation(revision, rows, repository.root).lines())

@@ -9,10 +9,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from samebits.signatures import signature, written
+from samebits.errors import UserError, printable
 
+# Inode, size, and when content and anything else last changed, in nanoseconds: no write leaves all of them as they were.
+Signature = tuple[int, int, int, int] | None
+
+# Of each file that this process has written whole, by its path from the working folder.
+written: dict[str, Signature] = {}
 # What `tempfile` appends to a prefix.
 _RANDOM = r"[a-z0-9_]{8}"
+
+
+def signature(path: Path) -> Signature:
+    """Return the signature of a file as it is now; None if it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @contextmanager
@@ -48,6 +62,18 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 with LF line endings to `path`, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def require_writable(path: Path) -> None:
+    """Raise UserError if no file can be written to `path`. Leaves nothing behind, and makes no folder."""
+    try:
+        if path.is_dir():
+            raise UserError(f"{printable(str(path))} is a folder: name the file that is to be written")
+        folder = next(folder for folder in path.absolute().parents if folder.exists())
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=folder):  # as `atomic.replacing` will
+            pass
+    except OSError as error:
+        raise UserError(f"{printable(str(path))} cannot be written: {error.strerror}") from None
 
 
 def leftovers(folder: Path, name: str | None = None) -> Iterator[Path]:

@@ -19,7 +19,7 @@ from torch import nn
 from samebits import atomic, models, params
 from samebits.data.prepared import Description
 from samebits.errors import UserError
-from samebits.repository.lock import flatten
+from samebits.repository.dvc_lock import flatten
 
 
 @dataclass(frozen=True)

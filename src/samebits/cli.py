@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from samebits import quickstart, targets
+from samebits import atomic, quickstart
 from samebits.errors import UserError, as_one_line
 from samebits.repository import git
 
@@ -121,7 +121,7 @@ def main() -> None:
 
 def verify(folder: Path, arguments: argparse.Namespace) -> int:
     """Run a revision once more, from nothing, and compare its outputs with what it recorded."""
-    from samebits.verification.verify import verify, verify_run  # here, for `samebits run` has no use for them
+    from samebits.proof.verify import verify, verify_run  # here, for `samebits run` has no use for them
 
     is_run = arguments.run is not None
     if is_run and arguments.revision is not None:
@@ -137,7 +137,7 @@ def verify(folder: Path, arguments: argparse.Namespace) -> int:
 
 def check(root: Path, arguments: argparse.Namespace) -> int:
     """Check the health of a clone and name the remedy of each thing that is wrong."""
-    from samebits.verification.check import check  # here, for `samebits run` has no use for it
+    from samebits.health.check import check  # here, for `samebits run` has no use for it
 
     return check(root, arguments.repair)
 
@@ -151,11 +151,11 @@ def share(root: Path, arguments: argparse.Namespace) -> int:
 
 def track(root: Path, arguments: argparse.Namespace) -> int:
     """Make sure that MLflow holds the run of each result."""
-    from samebits.tracking import afterwards, store  # here, for importing MLflow takes a second
+    from samebits.tracking import backfill, store  # here, for importing MLflow takes a second
 
     if arguments.all and arguments.revisions:
         raise UserError("--all already means every revision: leave out the others")
-    counts = afterwards.track(root, arguments.revisions, arguments.all)
+    counts = backfill.track(root, arguments.revisions, arguments.all)
     there = f"{counts['new']} new, {counts['completed']} completed, {counts['there']} there already"
     if counts["left out"]:
         there += f"; {counts['left out']} without a complete result left out"
@@ -166,10 +166,10 @@ def track(root: Path, arguments: argparse.Namespace) -> int:
 def compare(folder: Path, arguments: argparse.Namespace) -> int:
     """Compare two results or two groups of seeds; 1 where B is worse and that was asked for."""
     from samebits.comparison.compare import compare  # here, for `samebits run` has no use for it
-    from samebits.reporting import comparison as shown
+    from samebits.reporting import comparison_tables as shown
 
     if arguments.html:
-        targets.require_writable(folder / arguments.html)
+        atomic.require_writable(folder / arguments.html)
     compared = compare(_repository(folder), arguments.a, arguments.b, arguments.seeds)
     if arguments.html:
         from samebits.reporting import page
@@ -189,7 +189,7 @@ def report(folder: Path, arguments: argparse.Namespace) -> int:
     from samebits.reporting import page
 
     root, path = _repository(folder), folder / arguments.output
-    targets.require_writable(path)  # here, for a comparison takes its time before the page is begun
+    atomic.require_writable(path)  # here, for a comparison takes its time before the page is begun
     revision = selection.find(root, arguments.revision)
     if arguments.against is None:
         page.write_result(revision, path)

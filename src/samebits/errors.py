@@ -37,7 +37,7 @@ def as_one_line(exit_code: int = 1) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    r"""Give `text` on one line that commands no terminal: a newline as \n, a byte that is no UTF-8 as its code."""
+    r"""Return `text` on one line that commands no terminal: a newline as \n, a byte that is no UTF-8 as its code."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )

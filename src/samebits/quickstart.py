@@ -10,7 +10,7 @@ from samebits import params, results
 from samebits.data import cifar10
 from samebits.errors import UserError
 from samebits.reporting import terminal
-from samebits.repository import git, pipeline
+from samebits.repository import dvc_command, git
 
 REPORT = "report.html"
 
@@ -24,13 +24,13 @@ def run(root: Path) -> int:
         raise UserError(f"{root} has no dvc.yaml: run this in the root of a clone of samebits")
     settings = params.load(root / "params.yaml")
     raw = root / settings.data.path
-    if settings.data.source == "cifar10" and not cifar10.is_at_hand(raw) and pipeline.has_to_run(root, "prepare"):
+    if settings.data.source == "cifar10" and not cifar10.is_at_hand(raw) and dvc_command.has_to_run(root, "prepare"):
         try:
             cifar10.download(raw)
         except cifar10.CannotHave as error:
             return _run_on_shapes(root, error)
     before = _lock(root)
-    if code := pipeline.reproduce(root):
+    if code := dvc_command.reproduce(root):
         return code
     _keep_run(root, [])
     report = root / REPORT
@@ -51,14 +51,14 @@ def _run_on_shapes(root: Path, why: cifar10.CannotHave) -> int:
     head = git.commit(root)
     state = hashlib.sha256(head.encode() + git.diff(root, head) if head else b"").hexdigest()
     name = f"shapes-{state[:7]}"
-    is_known = name in pipeline.experiments(root)
-    if not is_known and (code := pipeline.run_experiment(root, name, {"data.source": "shapes"})):
+    is_known = name in dvc_command.experiments(root)
+    if not is_known and (code := dvc_command.run_experiment(root, name, {"data.source": "shapes"})):
         return code
     _keep_run(root, [name])
     folder = root / "data/experiments" / name
     folder.mkdir(parents=True, exist_ok=True)
     for path in ("data/plots", "metrics/evaluate.json"):
-        pipeline.fetch(root, name, path, folder / Path(path).name)
+        dvc_command.fetch(root, name, path, folder / Path(path).name)
     report = folder / REPORT
     if not (is_known and report.is_file()):
         _write_report(results.find(root, name), report)
@@ -70,10 +70,10 @@ def _run_on_shapes(root: Path, why: cifar10.CannotHave) -> int:
 
 def _keep_run(root: Path, revisions: list[str]) -> None:
     """See to it that the result has its run also where DVC took it from its cache; without one it is a result all the same."""
-    from samebits.tracking import afterwards
+    from samebits.tracking import backfill
 
     try:
-        afterwards.track(root, revisions, everything=False)
+        backfill.track(root, revisions, everything=False)
     except UserError as error:
         print(f"warning: MLflow does not hold the run of this result: {error}", file=sys.stderr)
 

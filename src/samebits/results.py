@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from samebits.errors import UserError
 from samebits.params import Params
 from samebits.repository import cache as caches
-from samebits.repository import git, lock
+from samebits.repository import dvc_lock, git
 from samebits.repository.digests import md5_of
-from samebits.repository.lock import Record
+from samebits.repository.dvc_lock import Record
 from samebits.repository.remote import open_remote
 
 WORKSPACE = "workspace"
@@ -51,7 +51,7 @@ class Result:
 
     def yaml(self, path: str) -> dict[str, Any]:
         """Parse one of its YAML files; empty if there is none. Raises UserError if it is damaged."""
-        return lock.mapping(self.file(path) or b"", f"{path} of {self}")
+        return dvc_lock.mapping(self.file(path) or b"", f"{path} of {self}")
 
     def md5(self, path: str) -> str | None:
         """Return the recorded hash of an output; None if there is no such output."""
@@ -83,7 +83,7 @@ class Result:
         except (UserError, ValidationError, LookupError, TypeError):
             return plain
         # Numbers as that code would have had them (1 for a float is 1.0); no keys that it did not know.
-        return resolved if lock.flatten(resolved).keys() <= lock.flatten(whole | recipe).keys() else plain
+        return resolved if dvc_lock.flatten(resolved).keys() <= dvc_lock.flatten(whole | recipe).keys() else plain
 
     @cached_property
     def cache(self) -> caches.Cache:
@@ -153,4 +153,4 @@ def _with_record(empty: Result) -> Result:
     for path, why in _WITHOUT.items():
         if not empty.file(path):
             raise UserError(f"{empty} has no {path}: {why}")
-    return replace(empty, record=lock.read(empty.file("dvc.lock") or b"", f"dvc.lock of {empty}"))
+    return replace(empty, record=dvc_lock.read(empty.file("dvc.lock") or b"", f"dvc.lock of {empty}"))

@@ -34,7 +34,7 @@ _MATH_VARIABLES = (
 
 
 def choose_device(name: str) -> torch.device:
-    """Give the device that `auto`, `cpu` or `cuda` means here. Raises UserError for `cuda` without a GPU."""
+    """Return the device that `auto`, `cpu` or `cuda` means here. Raises UserError for `cuda` without a GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():

@@ -8,7 +8,7 @@ from samebits.data import prepared
 from samebits.errors import UserError
 from samebits.evaluation import predictions
 from samebits.evaluation.predictions import Predictions
-from samebits.repository.lock import flatten
+from samebits.repository.dvc_lock import flatten
 from samebits.results import Result
 
 PREDICTIONS = "data/evaluation/predictions.csv"
@@ -50,7 +50,7 @@ def load(revision: Result) -> Predicted:
 
 
 def require(revision: Result, path: str) -> bytes:
-    """Give the content of an output. Raises UserError, saying what to pull, where it cannot be had."""
+    """Return the content of an output. Raises UserError, saying what to pull, where it cannot be had."""
     if revision.md5(path) is None:
         raise UserError(f"{revision} records no {path}: run `dvc repro` there and commit dvc.lock")
     content = revision.read(path)
@@ -75,7 +75,7 @@ def differences(a: Result, b: Result) -> list[str]:
 
 
 def seed(revision: Result) -> str:
-    """Give the seed that a result was made with."""
+    """Return the seed that a result was made with."""
     return _parameters(revision).get(_SEED, "?")
 
 
@@ -123,12 +123,12 @@ def _are_same_images(a: Predicted, b: Predicted) -> bool:
 
 
 def _parameters(revision: Result) -> dict[str, str]:
-    """Give the parameters that decided a result, by dotted name without the recipe's."""
+    """Return the parameters that decided a result, by dotted name without the recipe's."""
     return {_without_recipe(key): str(value) for key, value in flatten(revision.record.params).items()}
 
 
 def _files(revision: Result) -> dict[str, str]:
-    """Give the hashes of the code and data that decided a result, by path."""
+    """Return the hashes of the code and data that decided a result, by path."""
     return revision.record.dependencies | {DESCRIPTION: revision.md5(DESCRIPTION) or ""}
 
 

@@ -92,7 +92,7 @@ def compare_classes(a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[f
 
 
 def power(difference: float, variances: NDArray[np.float64], num_a: int, num_b: int) -> float:
-    """Give the probability that Welch's test finds a true `difference`, for the two variances and numbers of trainings.
+    """Return the probability that Welch's test finds a true `difference`, for the two variances and numbers of trainings.
 
     From the noncentral t distribution with Welch's degrees of freedom.
     """

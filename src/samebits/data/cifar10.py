@@ -144,7 +144,7 @@ def _move_into_place(source: Path, target: Path) -> None:
 
 @contextmanager
 def _extracted(folder: Path, is_chosen: bool, dataset: "type[CIFAR10]") -> Iterator[Path]:
-    """Give a folder that holds the batches: `folder` itself, or a temporary one that its archive was unpacked into."""
+    """Return a folder that holds the batches: `folder` itself, or a temporary one that its archive was unpacked into."""
     archive = folder if folder.is_file() else folder / ARCHIVE
     if (folder / FOLDER).is_dir():
         yield folder

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from samebits import params
-from samebits.data import decoding, files
+from samebits.data import decoding, image_files
 from samebits.data.raw import ImagesOnDisk, RawDataset, RawSplit
 from samebits.errors import UserError, printable
 
@@ -116,19 +116,19 @@ def _files(root: Path, class_names: tuple[str, ...]) -> list[_File]:
             continue
         others["outside of a class"] += sum(entry.is_file() for entry in os.scandir(root / part))
         for label, name in enumerate(class_names):
-            listing = files.below(os.path.join(root, part, name))
+            listing = image_files.below(os.path.join(root, part, name))
             others += listing.others
             if not listing.paths:
                 raise UserError(f"{root}/{part}/{name} holds no image: put some there, or remove the class")
             listed += [_File(path, part, label) for path in listing.paths]
     if others := +others:
-        print(f"note: {root}: passed over {files.summary(others)}", file=sys.stderr)
+        print(f"note: {root}: passed over {image_files.summary(others)}", file=sys.stderr)
     # Mixed, so that the first images show all classes; by names relative to the folder, wherever that lies.
     return sorted(listed, key=lambda file: hashlib.sha256(os.fsencode(os.path.relpath(file.path, root))).digest())
 
 
 def _part(own: str, digest: bytes, data: params.Data, own_parts: set[str]) -> str:
-    """Give the part of PARTS that a file which lies in `own` belongs to."""
+    """Return the part of PARTS that a file which lies in `own` belongs to."""
     if own != "train":
         return own
     place = int.from_bytes(hashlib.sha256(f"{data.seed}/".encode() + digest).digest()[:8], "big") * 100 >> 64

@@ -96,7 +96,7 @@ def _decode(content: bytes, image_shape: tuple[int, int, int]) -> NDArray[np.uin
 
 
 def _plain(image: "ImageFile.ImageFile | Image.Image", mode: str) -> Image.Image:
-    """Give the image in `mode` (L or RGB): 8 bits, opaque."""
+    """Return the image in `mode` (L or RGB): 8 bits, opaque."""
     if image.mode == "F":
         raise UnreadableImage(
             "has floating-point pixels, whose black and white nobody knows: save it with 8 or 16 bits"

@@ -39,7 +39,7 @@ class Normalization:
         return normalized
 
     def pixels(self, normalized: NDArray[np.float16]) -> NDArray[np.uint8]:
-        """Give back uint8 (N, height, width, channels) from what `apply` made of it, exactly."""
+        """Return back uint8 (N, height, width, channels) from what `apply` made of it, exactly."""
         mean, std = (np.array(values).reshape(1, -1, 1, 1) for values in (self.mean, self.std))
         scaled = np.rint((normalized.astype(np.float64) * std + mean) * 255).astype(np.uint8)
         return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1))
@@ -50,7 +50,7 @@ class Normalization:
 
 
 def of_images(kind: str, images: "Images") -> Normalization:
-    """Give the normalization of `kind` (per_channel, half, none) for training images (N, height, width, channels).
+    """Return the normalization of `kind` (per_channel, half, none) for training images (N, height, width, channels).
 
     per_channel takes mean and standard deviation over all pixels of a channel (Krizhevsky 2009 and the lab), from
     integer sums. Raises UserError where a channel never varies, or so rarely that float16 cannot hold the result.
@@ -86,7 +86,7 @@ def _histograms(images: "Images") -> NDArray[np.int64]:
 
 
 def chunks(images: "Images") -> Iterator[NDArray[np.uint8]]:
-    """Give all images in parts of a few megabytes."""
+    """Return all images in parts of a few megabytes."""
     size = max(1, _CHUNK_BYTES // math.prod(images.shape[1:]))
     return (images[start : start + size] for start in range(0, len(images), size))
 

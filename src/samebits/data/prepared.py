@@ -35,7 +35,7 @@ class Description:
     normalization: Normalization
 
     def to_json(self) -> dict[str, Any]:
-        """Give plain values, in JSON's types."""
+        """Return plain values, in JSON's types."""
         return asdict(self)
 
     @classmethod
@@ -57,7 +57,7 @@ class Split:
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Split":
-        """Give the split with its tensors on `device`."""
+        """Return the split with its tensors on `device`."""
         return Split(self.images.to(device), self.labels.to(device))
 
 

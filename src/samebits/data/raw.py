@@ -59,7 +59,7 @@ class RawSplit:
         return len(self.labels)
 
     def take(self, indices: NDArray[Any]) -> "RawSplit":
-        """Give the images at `indices` (N,), copied."""
+        """Return the images at `indices` (N,), copied."""
         return RawSplit(self.images[indices], self.labels[indices])
 
 

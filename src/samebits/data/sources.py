@@ -7,7 +7,7 @@ from samebits.data.raw import RawDataset, RawSplit
 
 
 def read(data: params.Data, root: Path) -> RawDataset:
-    """Give the images of `data.source`; for cifar10 a relative `data.path` is taken from `root`, the repository's."""
+    """Return the images of `data.source`; for cifar10 a relative `data.path` is taken from `root`, the repository's."""
     match data.source:
         case "cifar10":
             from samebits.data import cifar10

@@ -59,7 +59,7 @@ def _mirrored_mean(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def loss_and_accuracy(
     network: nn.Module, split: Split, batch_size: int = 1000, precision: str = "float32"
 ) -> tuple[float, float]:
-    """Give the mean cross-entropy (nats) and the share of images classified right."""
+    """Return the mean cross-entropy (nats) and the share of images classified right."""
     logits = predict_logits(network, split.images, batch_size, precision)
     loss = F.cross_entropy(logits, split.labels).item()
     return loss, (logits.argmax(1) == split.labels).double().mean().item()

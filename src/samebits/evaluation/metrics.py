@@ -42,7 +42,7 @@ def calibration(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) 
 
 
 def bins_of(confidence: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Give the bin of each confidence (N,): open on the left and closed on the right, as in the paper."""
+    """Return the bin of each confidence (N,): open on the left and closed on the right, as in the paper."""
     bins: NDArray[np.int64] = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
     return bins
 
@@ -54,7 +54,7 @@ def confusion_counts(labels: NDArray[np.int64], predicted: NDArray[np.int64], nu
 
 
 def cross_entropies(probabilities: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Give the cross-entropy (nats) of each image (N,), for probabilities (N, classes) and true labels (N,)."""
+    """Return the cross-entropy (nats) of each image (N,), for probabilities (N, classes) and true labels (N,)."""
     tiny = np.finfo(np.float64).tiny  # a probability of 0 costs much, but a finite loss
     losses: NDArray[np.float64] = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], tiny))
     return losses
@@ -63,7 +63,7 @@ def cross_entropies(probabilities: NDArray[np.floating], labels: NDArray[np.int6
 def summarize(
     probabilities: NDArray[np.floating], labels: NDArray[np.int64], class_names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Give the metrics of probabilities (N, classes) against labels (N,), each a number rounded to 6 decimals.
+    """Return the metrics of probabilities (N, classes) against labels (N,), each a number rounded to 6 decimals.
 
     `accuracy_low` and `accuracy_high` bound the accuracy's 95 % interval (Wilson 1927). `per_class.<name>.accuracy` is the
     share of that class's images classified right, `precision` the share of the images classified so that are of it; 0
@@ -96,7 +96,7 @@ def summarize(
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:
-    """Give the 95 % interval of a share, `right` of `total` (Wilson, Probable inference, 1927).
+    """Return the 95 % interval of a share, `right` of `total` (Wilson, Probable inference, 1927).
 
     scipy.stats has it too, for 0.7 s of import in every evaluation.
     """

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from samebits import atomic, runtime, targets
-from samebits.data import files
+from samebits import atomic, runtime
+from samebits.data import image_files
 from samebits.errors import UserError, printable
 from samebits.prediction import formats, trained
-from samebits.prediction.predict import Failure, Prediction, predict
+from samebits.prediction.classification import Failure, Prediction, predict
 from samebits.prediction.trained import Trained
 
 NUM_PICTURED = 40
@@ -31,7 +31,7 @@ def run(folder: Path, arguments: Namespace) -> int:
             raise UserError(
                 f"--picture {printable(str(arguments.picture))}: the picture is a PNG file, so name it *.png"
             )
-        targets.require_writable(arguments.picture)
+        atomic.require_writable(arguments.picture)
     chosen = trained.load(folder, arguments.rev, arguments.checkpoint)
     paths, is_complete = _images(arguments.paths)
     class_names = chosen.checkpoint.description.class_names
@@ -74,14 +74,14 @@ def _images(named: list[str]) -> tuple[list[str], bool]:
         if not os.path.isdir(path):
             paths.append(path)
             continue
-        listing = files.below(path)
+        listing = image_files.below(path)
         others += listing.others
         paths += listing.paths
         if not listing.paths:
             is_complete = False
             print(f"error: {printable(path)} holds no image", file=sys.stderr)
     if others:
-        print(f"note: passed over {files.summary(others)}", file=sys.stderr)
+        print(f"note: passed over {image_files.summary(others)}", file=sys.stderr)
     if not paths:
         raise UserError("there is no image to predict")
     return paths, is_complete

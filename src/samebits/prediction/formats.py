@@ -7,13 +7,13 @@ from typing import TextIO
 import numpy as np
 
 from samebits.errors import printable
-from samebits.prediction.predict import Failure, Prediction
+from samebits.prediction.classification import Failure, Prediction
 
 Ranking = list[tuple[str, float]]
 
 
 def ranking(prediction: Prediction, class_names: tuple[str, ...], top: int) -> Ranking:
-    """Give the `top` most probable classes with their probabilities, in nine digits, which tell all float32 apart."""
+    """Return the `top` most probable classes with their probabilities, in nine digits, which tell all float32 apart."""
     order = np.argsort(-prediction.probabilities, kind="stable")[:top]
     return [(class_names[index], float(f"{prediction.probabilities[index]:.9g}")) for index in order]
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from samebits import atomic, targets
+from samebits import atomic
 from samebits.checkpoint import Checkpoint
 from samebits.data import prepared
 from samebits.data.normalization import Normalization
@@ -41,7 +41,7 @@ class _FromPixels(nn.Module):
         self.register_buffer("_table", table.T.contiguous())
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Give the probability of each class."""
+        """Return the probability of each class."""
         table, pixels = self.get_buffer("_table"), images.long()
         normalized = torch.stack([table[channel][pixels[..., channel]] for channel in range(len(table))], dim=1)
         logits: torch.Tensor = self._network(normalized)
@@ -49,7 +49,7 @@ class _FromPixels(nn.Module):
 
 
 def convert(trained: Trained) -> "onnx.ModelProto":
-    """Give the ONNX model: input `images` uint8 (N, height, width, channels), any N; output `probabilities` (N, classes).
+    """Return the ONNX model: input `images` uint8 (N, height, width, channels), any N; output `probabilities` (N, classes).
 
     The metadata hold class_names (JSON), image_shape (channels, height, width), recipe and checkpoint_md5.
     """
@@ -111,7 +111,7 @@ def export(folder: Path, trained: Trained, path: Path) -> None:
     """Write the ONNX model to `path`, checked, whole or not at all; print what was checked."""
     import onnx
 
-    targets.require_writable(path)
+    atomic.require_writable(path)
     images, what = images_to_check(folder, trained)
     try:
         with atomic.replacing(path) as temporary:
@@ -123,7 +123,7 @@ def export(folder: Path, trained: Trained, path: Path) -> None:
 
 
 def images_to_check(folder: Path, trained: Trained) -> tuple[NDArray[np.uint8], str]:
-    """Give up to 256 images to run a model on, and what they are: the first test images where the workspace has them in this shape."""
+    """Return up to 256 images to run a model on, and what they are: the first test images where the workspace has them in this shape."""
     shape = trained.checkpoint.description.image_shape
     try:
         description = prepared.read_description(folder / "data/prepared")

@@ -99,7 +99,7 @@ def for_serving(model: "onnx.ModelProto", class_names: tuple[str, ...]) -> "onnx
 
 
 def _checked(folder: Path, trained: Trained) -> "tuple[onnx.ModelProto, Any]":
-    """Give the model, seen to agree with the network, and two images as an example of its input."""
+    """Return the model, seen to agree with the network, and two images as an example of its input."""
     import onnx
 
     images, _ = onnx_export.images_to_check(folder, trained)

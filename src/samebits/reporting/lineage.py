@@ -6,7 +6,7 @@ from pathlib import Path
 from samebits import tracking
 from samebits.comparison import predicted
 from samebits.repository import git
-from samebits.repository.lock import flatten
+from samebits.repository.dvc_lock import flatten
 from samebits.results import Result
 
 _CHECKPOINT = "data/model/checkpoint.safetensors"
@@ -15,7 +15,7 @@ _ENVIRONMENT = "metrics/environment.json"
 
 
 def origin(revision: Result) -> dict[str, str]:
-    """Give where the result comes from, in words, by what it is."""
+    """Return where the result comes from, in words, by what it is."""
     rows = {"commit": revision.commit or "none: not in git"}
     if revision.is_workspace:
         # The result's own files follow from it.
@@ -31,7 +31,7 @@ def origin(revision: Result) -> dict[str, str]:
 
 
 def machine(revision: Result) -> dict[str, str]:
-    """Give the kind of machine and the versions of libraries that the result was made with; empty where not recorded."""
+    """Return the kind of machine and the versions of libraries that the result was made with; empty where not recorded."""
     try:
         environment = json.loads(revision.read(_ENVIRONMENT) or b"{}")
     except ValueError:
@@ -43,7 +43,7 @@ def machine(revision: Result) -> dict[str, str]:
 
 
 def commands(revision: Result) -> list[str]:
-    """Give the commands that bring the result back, and that prove it."""
+    """Return the commands that bring the result back, and that prove it."""
     where = revision.commit[:12] or "COMMIT"
     return [
         f"git checkout {where}",

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from samebits import atomic, checkpoint, targets
+from samebits import atomic, checkpoint
 from samebits.comparison import predicted
 from samebits.comparison.compare import OfNetworks, OfSeeds
 from samebits.comparison.predicted import Predicted
 from samebits.data import prepared
 from samebits.evaluation import metrics
-from samebits.reporting import comparison as tables_of
+from samebits.reporting import comparison_tables as tables_of
 from samebits.reporting import lineage, page_charts, page_images
 from samebits.reporting.page_images import TestImages
 from samebits.results import Result
@@ -47,7 +47,7 @@ class Cell:
 
 def write_result(revision: Result, path: Path) -> None:
     """Write the page of one result. Raises UserError where something of it cannot be had, or `path` cannot be written."""
-    targets.require_writable(path)
+    atomic.require_writable(path)
     _write(path, _result(predicted.load(revision)))
 
 

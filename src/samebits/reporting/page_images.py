@@ -41,7 +41,7 @@ class TestImages:
     normalization: Normalization
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """Give image `index` as it was before normalization: uint8 (height, width, channels)."""
+        """Return image `index` as it was before normalization: uint8 (height, width, channels)."""
         image: NDArray[np.uint8] = self.normalization.pixels(self.images[index : index + 1].numpy())[0]
         return image
 
@@ -81,7 +81,7 @@ def mistakes(images: TestImages, table: Predictions) -> dict[str, list[Picture]]
 
 
 def least_sure(table: Predictions) -> NDArray[np.int64]:
-    """Give the indices of the images whose predicted class has the lowest probability."""
+    """Return the indices of the images whose predicted class has the lowest probability."""
     return np.argsort(table.probabilities.max(axis=1), kind="stable")[:NUM_EXAMPLES]
 
 
@@ -123,7 +123,7 @@ def _weights(weights: torch.Tensor, caption: str) -> Picture:
 
 
 def _uri(pixels: NDArray[np.uint8]) -> str:
-    """Give uint8 (height, width, channels) as a data URI."""
+    """Return uint8 (height, width, channels) as a data URI."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3])
     target = io.BytesIO()
     if max(image.size) <= _MAX_EXACT_SIDE:

@@ -35,7 +35,7 @@ class Evaluated:
 
 
 def most_confident_mistakes(result: Evaluated, number: int) -> NDArray[np.int64]:
-    """Give the indices of up to `number` images classified wrong, the most probable first."""
+    """Return the indices of up to `number` images classified wrong, the most probable first."""
     wrong = np.flatnonzero(result.predicted != result.labels)
     return wrong[np.argsort(-result.probabilities.max(axis=1)[wrong], kind="stable")][:number]
 

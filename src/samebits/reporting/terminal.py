@@ -5,7 +5,7 @@ from typing import Any
 
 
 def accuracy_table(metrics: Mapping[str, Any]) -> str:
-    """Give accuracy with its 95 % interval, and accuracy by class as bars, for the metrics that evaluate wrote."""
+    """Return accuracy with its 95 % interval, and accuracy by class as bars, for the metrics that evaluate wrote."""
     low, high = (100 * metrics[f"accuracy_{end}"] for end in ("low", "high"))
     lines = [f"accuracy {100 * metrics['accuracy']:.2f} %  (95 %: {low:.2f} to {high:.2f})"]
     width = max(len(name) for name in metrics["per_class"])

@@ -18,11 +18,11 @@ class Cache:
     root: Path
 
     def path(self, md5: str) -> Path:
-        """Give where the object of that name lies, if it is there."""
+        """Return where the object of that name lies, if it is there."""
         return self.root / "files" / "md5" / md5[:2] / md5[2:]
 
     def read(self, md5: str) -> bytes | None:
-        """Give the content of an object; None where it is not there or does not hold what its name says."""
+        """Return the content of an object; None where it is not there or does not hold what its name says."""
         try:
             content = self.path(md5).read_bytes()
         except OSError:
@@ -34,12 +34,12 @@ class Cache:
         return file_md5(self.path(md5)) == md5.removesuffix(".dir")
 
     def members(self, md5: str) -> list[str]:
-        """Give the names of the files of a folder, an object whose name ends with `.dir`; none where it is not there."""
+        """Return the names of the files of a folder, an object whose name ends with `.dir`; none where it is not there."""
         content = self.read(md5) if md5.endswith(".dir") else None
         return [entry["md5"] for entry in json.loads(content)] if content else []
 
     def records(self) -> Iterator[Path]:
-        """Give the records of DVC's run cache: what ran on which inputs, and what came out."""
+        """Return the records of DVC's run cache: what ran on which inputs, and what came out."""
         return (path for path in sorted((self.root / "runs").glob("??/*/*")) if len(path.name) == 64)
 
 
@@ -51,12 +51,12 @@ def remove_record(path: Path) -> None:
 
 
 def of(root: Path) -> Cache:
-    """Give the cache of the repository in `root`. Raises UserError where DVC cannot tell."""
+    """Return the cache of the repository in `root`. Raises UserError where DVC cannot tell."""
     return Cache(Path(settings(root)["cache"].get("dir") or root / ".dvc" / "cache"))
 
 
 def settings(root: Path) -> dict[str, Any]:
-    """Give DVC's settings for the repository in `root`. Raises UserError where there is none, or DVC cannot read it."""
+    """Return DVC's settings for the repository in `root`. Raises UserError where there is none, or DVC cannot read it."""
     if not (root / ".dvc").is_dir():
         raise UserError(f"{root} has no .dvc: run this in the root of a clone of samebits")
     try:

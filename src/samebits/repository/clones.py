@@ -41,7 +41,7 @@ class Clone:
 
 @contextmanager
 def clean(repository: Path, commit: str, num_bytes: int, variables: Mapping[str, str]) -> Iterator[Clone]:
-    """Give a clone of `repository` at `commit`, with room for outputs of `num_bytes` and with these variables set.
+    """Return a clone of `repository` at `commit`, with room for outputs of `num_bytes` and with these variables set.
 
     It is removed at the end, also when this process is interrupted or told to end. Raises UserError where it cannot be made.
     """

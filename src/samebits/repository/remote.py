@@ -25,11 +25,11 @@ class Remote:
         return f"{self.name} ({self.url})"
 
     def object_sizes(self, names: Sequence[str]) -> dict[str, int]:
-        """Give the bytes of those of the objects that are there."""
+        """Return the bytes of those of the objects that are there."""
         return self._sizes({name: self._objects.oid_to_path(name) for name in names})
 
     def record_sizes(self, names: Sequence[str]) -> dict[str, int]:
-        """Give the bytes of those of the run records that are there; a name is a path below `runs`."""
+        """Return the bytes of those of the run records that are there; a name is a path below `runs`."""
         return self._sizes({name: self._record_path(name) for name in names})
 
     def send_objects(self, paths: Mapping[str, Path]) -> None:
@@ -76,7 +76,7 @@ class Remote:
             )
 
     def refuse(self, error: BaseException) -> UserError:
-        """Give the line for what the remote, or the way to it, raised."""
+        """Return the line for what the remote, or the way to it, raised."""
         text = " ".join(str(error).split()) or "it gave no reason"
         return UserError(f"the remote {self} cannot be used: {type(error).__name__}: {text[:300]}; {_remedy(error)}")
 
@@ -97,7 +97,7 @@ class Remote:
 
     @contextmanager
     def _sending(self, what: str, number: int) -> Iterator[tuple[Callable[[BaseException], None], Any]]:
-        """Give whom to tell of files that could not be sent, for DVC goes on with the others, and a progress bar."""
+        """Return whom to tell of files that could not be sent, for DVC goes on with the others, and a progress bar."""
         from fsspec.callbacks import TqdmCallback
 
         errors: list[BaseException] = []

@@ -8,8 +8,8 @@ from samebits.errors import UserError
 from samebits.repository import cache as caches
 from samebits.repository import git
 from samebits.repository.cache import Cache
-from samebits.repository.contradictions import require_true
-from samebits.repository.known import Known, know, not_in_git
+from samebits.repository.false_records import require_true
+from samebits.repository.inventory import Known, know, not_in_git
 from samebits.repository.remote import Remote, open_remote
 
 

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samebits.inputs import Origin
-from samebits.repository import lock
+from samebits.repository import dvc_lock
 from samebits.repository.digests import file_md5
-from samebits.repository.lock import Output
+from samebits.repository.dvc_lock import Output
+from samebits.stage.inputs import Origin
 from samebits.tracking import runs
 from samebits.tracking.store import Store
 
@@ -95,15 +95,15 @@ def record(
 def outputs_of_workspace(workspace: Path) -> list[Output]:
     """Return the outputs of all stages as they are now. DVC has recorded those of the stages before the one that runs."""
     try:
-        stages = lock.mapping((workspace / "dvc.yaml").read_bytes(), "dvc.yaml").get("stages") or {}
+        stages = dvc_lock.mapping((workspace / "dvc.yaml").read_bytes(), "dvc.yaml").get("stages") or {}
     except FileNotFoundError:
         return []
     running, path = os.environ.get("DVC_STAGE"), workspace / "dvc.lock"
-    recorded = lock.read(path.read_bytes(), "dvc.lock").outputs if running and path.is_file() else []
+    recorded = dvc_lock.read(path.read_bytes(), "dvc.lock").outputs if running and path.is_file() else []
     outputs = [output for output in recorded if output.stage in stages and output.stage != running]
     known = {output.stage for output in outputs}
     for stage, definition in stages.items():
-        for name in sorted(lock.paths(definition, "outs", "metrics", "plots") if stage not in known else ()):
+        for name in sorted(dvc_lock.paths(definition, "outs", "metrics", "plots") if stage not in known else ()):
             path = workspace / name
             if path.is_file():
                 outputs.append(Output(stage, name, file_md5(path), path.stat().st_size))

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import samebits
-from samebits.inputs import Origin
+from samebits.stage.inputs import Origin
 from samebits.tracking import runs
 from samebits.tracking.content import RunContent
 from samebits.tracking.store import quiet_mlflow

@@ -11,10 +11,10 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samebits.inputs import Origin
 from samebits.processes import is_alive
 from samebits.repository.digests import md5_of
-from samebits.repository.lock import flatten
+from samebits.repository.dvc_lock import flatten
+from samebits.stage.inputs import Origin
 from samebits.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def add_origin(store: Store, run: "Run", description: Description) -> None:
 
 
 def complete_run(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
-    """Give the run its `result_tags`: from now on it is found by content, and FINISHED."""
+    """Return the run its `result_tags`: from now on it is found by content, and FINISHED."""
     log(store, run_id, tags=tags)
     store.client.set_terminated(run_id, "FINISHED")
 
@@ -213,7 +213,7 @@ def metrics_of(values: Mapping[str, Any], step: int, timestamp: int) -> list["Me
 
 
 def close_abandoned(store: Store) -> None:
-    """Give the RUNNING runs whose process on this host is gone the status KILLED."""
+    """Return the RUNNING runs whose process on this host is gone the status KILLED."""
     here = f"tags.`samebits.host` = '{platform.node()}'"
     for run in _search(store, f"attributes.status = 'RUNNING' and {here}"):
         tags = run.data.tags

@@ -34,7 +34,7 @@ class Augmentation:
         self._shifts = shifts.to(self._device)
 
     def __call__(self, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """Give the images (N, channels, height, width) at `indices` (B,) as this epoch sees them.
+        """Return the images (N, channels, height, width) at `indices` (B,) as this epoch sees them.
 
         What a shift brings in from outside is mirrored at the border (reflection padding).
         """

@@ -96,7 +96,7 @@ class _Training:
         self.history: list[Report] = []
 
     def state(self) -> State:
-        """Give all that decides what comes next."""
+        """Return all that decides what comes next."""
         is_between_epochs = self.num_images % len(self._data) == 0
         return {
             "step": self.step,

@@ -50,7 +50,7 @@ class Optimization:
                     parameter.requires_grad = group["lr"] > 0
 
     def state_dict(self) -> dict[str, list[dict[str, Any]]]:
-        """Give all that `load_state_dict` needs."""
+        """Return all that `load_state_dict` needs."""
         return {
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "schedulers": [scheduler.state_dict() for scheduler in self._schedulers],

@@ -29,7 +29,7 @@ State = dict[str, Any]
 
 
 def key_of(what_decides_bits: Mapping[str, Any]) -> str:
-    """Give the key that stands for plain values: code, parameters, data, pins, kind of machine, device."""
+    """Return the key that stands for plain values: code, parameters, data, pins, kind of machine, device."""
     return hashlib.sha256(json.dumps(what_decides_bits, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -80,7 +80,7 @@ class ResumePoints:
             lock.release()
 
     def newest(self) -> State | None:
-        """Give the newest state that is whole; None where there is none. Says which are passed over."""
+        """Return the newest state that is whole; None where there is none. Says which are passed over."""
         for path in sorted(self._folder.glob("*.point"), reverse=True):
             try:
                 content = path.read_bytes()

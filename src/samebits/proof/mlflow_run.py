@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from samebits import tracking
 from samebits.errors import UserError, printable
 from samebits.repository import git
-from samebits.repository.lock import Output, Record
+from samebits.repository.dvc_lock import Output, Record
 from samebits.results import Result
 
 if TYPE_CHECKING:

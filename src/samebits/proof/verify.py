@@ -11,13 +11,13 @@ from tabulate import tabulate  # type: ignore[import-untyped]
 from samebits import results
 from samebits.data import cifar10
 from samebits.errors import UserError, printable
+from samebits.proof import mlflow_run
+from samebits.proof.explanation import Explanation
+from samebits.proof.outputs import Row, Verdict, compare
 from samebits.repository import cache as caches
-from samebits.repository import clones, git, lock, pipeline
+from samebits.repository import clones, dvc_command, dvc_lock, git
 from samebits.repository.clones import Clone
 from samebits.results import Result
-from samebits.verification import tracked
-from samebits.verification.explanation import Explanation
-from samebits.verification.outputs import Row, Verdict, compare
 
 _DIGITS = 12  # of a hash: enough to see that two are one
 
@@ -34,7 +34,7 @@ def verify(folder: Path, name: str = "HEAD", stage: str | None = None) -> int:
     _note_uncommitted(root, result)
     with _clean_clone(result) as clone:
         _fetch_own_images(result, clone.root)
-        changes = pipeline.changes(clone.root, stage, clone.environment)
+        changes = dvc_command.changes(clone.root, stage, clone.environment)
         _say_other_origin(result, changes)
         edited = {path for change in changes.values() for path in change.outputs}
         return _repeat(result, stage, clone, edited, is_run=False)
@@ -52,7 +52,7 @@ def verify_run(folder: Path, run_id: str, keep: bool, stage: str | None, is_agre
         raise UserError(
             "--run runs the code that the run names, maybe a stranger's: say --yes, or answer on a terminal"
         )
-    run = tracked.find(root, run_id)
+    run = mlflow_run.find(root, run_id)
     _require_stage(run, stage)
     target = root / ".samebits" / "runs" / run_id
     if keep and target.exists():
@@ -79,9 +79,9 @@ def _clean_clone(result: Result) -> AbstractContextManager[Clone]:
 def _repeat(result: Result, stage: str | None, clone: Clone, edited: Collection[str], is_run: bool) -> int:
     """Run the stages in the clone and print how their outputs compare with the record; 0 where all that count are the same."""
     print(f"running {result} in a clean clone, without any cache", flush=True)
-    if code := pipeline.reproduce_from_nothing(clone.root, stage, clone.environment):
+    if code := dvc_command.reproduce_from_nothing(clone.root, stage, clone.environment):
         raise UserError(f"{result} could not be run: `dvc repro` ended with exit code {code}, for the reason above")
-    made = lock.read((clone.root / "dvc.lock").read_bytes(), "the new dvc.lock").outputs
+    made = dvc_lock.read((clone.root / "dvc.lock").read_bytes(), "the new dvc.lock").outputs
     if is_run:  # older ones record only some outputs
         made = [output for output in made if output.path in result.record.hashes]
     rows = compare(result, made, clone.root, edited)
@@ -150,10 +150,10 @@ def _fetch_own_images(result: Result, clone: Path) -> None:
     """Put the images of a data source `folder` that DVC tracks into the clone; others lie outside, where both find them."""
     match result.yaml("params.yaml"):
         case {"data": {"source": "folder", "path": str(path)}} if (clone / f"{path}.dvc").is_file():
-            pipeline.fetch(result.root, result.commit, path, clone / path)
+            dvc_command.fetch(result.root, result.commit, path, clone / path)
 
 
-def _say_other_origin(result: Result, changes: dict[str, pipeline.Changes]) -> None:
+def _say_other_origin(result: Result, changes: dict[str, dvc_command.Changes]) -> None:
     """Say from what the record was made that the revision holds otherwise, file by file with the stages it concerns."""
     recorded = {output.stage for output in result.record.outputs}
     stages_of: dict[str, list[str]] = {}

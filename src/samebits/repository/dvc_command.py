@@ -92,7 +92,7 @@ def run_experiment(root: Path, name: str, settings: dict[str, str]) -> int:
 
 
 def experiments(root: Path) -> list[str]:
-    """Give the names of the experiments that are based on the current commit."""
+    """Return the names of the experiments that are based on the current commit."""
     return _dvc(root, "exp", "list", "--name-only", capture_output=True).stdout.split()
 
 

@@ -24,7 +24,7 @@ class Table:
 
 
 def to_terminal(comparison: OfNetworks | OfSeeds) -> str:
-    """Give the verdict and all tables for a terminal."""
+    """Return the verdict and all tables for a terminal."""
     parts = [*who(comparison), "", comparison.verdict, *comparison.notes]
     for table in tables(comparison):
         heading, *rows = table.rows
@@ -36,7 +36,7 @@ def to_terminal(comparison: OfNetworks | OfSeeds) -> str:
 
 
 def to_markdown(comparison: OfNetworks | OfSeeds) -> str:
-    """Give the verdict and all tables in GitHub's Markdown; the classes are folded away."""
+    """Return the verdict and all tables in GitHub's Markdown; the classes are folded away."""
     overall, classes = tables(comparison)
     listed = [f"- {_escaped(line)}" for line in who(comparison)]
     return "\n\n".join(
@@ -51,7 +51,7 @@ def to_markdown(comparison: OfNetworks | OfSeeds) -> str:
 
 
 def to_json(comparison: OfNetworks | OfSeeds) -> str:
-    """Give everything as JSON: accuracies as shares, losses in nats, null where there is too little to say."""
+    """Return everything as JSON: accuracies as shares, losses in nats, null where there is too little to say."""
     values: dict[str, Any] = {"verdict": comparison.verdict, "differences": comparison.differences}
     values["notes"] = comparison.notes
     if isinstance(comparison, OfNetworks):
@@ -82,7 +82,7 @@ def to_json(comparison: OfNetworks | OfSeeds) -> str:
 
 
 def tables(comparison: OfNetworks | OfSeeds) -> tuple[Table, Table]:
-    """Give the table of all images, and that of accuracy by class."""
+    """Return the table of all images, and that of accuracy by class."""
     return _network_tables(comparison) if isinstance(comparison, OfNetworks) else _seed_tables(comparison)
 
 

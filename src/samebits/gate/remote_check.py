@@ -1,15 +1,15 @@
-"""Is everything that dvc.lock names in the default remote? `python -m samebits.verification.remote` fetches nothing to tell."""
+"""Is everything that dvc.lock names in the default remote? `python -m samebits.gate.remote_check` fetches nothing to tell."""
 
 from pathlib import Path
 
 from samebits.errors import UserError, as_one_line
 from samebits.repository import cache as caches
-from samebits.repository import git, lock
+from samebits.repository import dvc_lock, git
 from samebits.repository.remote import open_remote
 
 
 def require_shared(root: Path) -> int:
-    """Give the number of outputs of dvc.lock in `root` that the default remote holds.
+    """Return the number of outputs of dvc.lock in `root` that the default remote holds.
 
     Raises UserError where it lacks one, or holds one of another size, or cannot be asked. What git holds needs no remote.
     """
@@ -17,7 +17,7 @@ def require_shared(root: Path) -> int:
     if not path.is_file():
         raise UserError(f"{root} has no dvc.lock: run `dvc repro`")
     in_git = git.files(root, "HEAD")
-    outputs = [output for output in lock.read(path.read_bytes(), "dvc.lock").outputs if output.path not in in_git]
+    outputs = [output for output in dvc_lock.read(path.read_bytes(), "dvc.lock").outputs if output.path not in in_git]
     with open_remote(root, None, caches.settings(root)) as remote:
         there = remote.object_sizes([output.md5 for output in outputs])
         missing = [output.path for output in outputs if output.md5 not in there]

@@ -1,6 +1,6 @@
 """Golden values: the first steps of each recipe on the embedded data, recorded for each kind of machine.
 
-`python -m samebits.verification.golden FILE` adds this kind's values to FILE. A change that should not change numbers must
+`python -m samebits.golden FILE` adds this kind's values to FILE. A change that should not change numbers must
 give them again, exactly on a recorded kind.
 """
 
@@ -44,7 +44,7 @@ def measure(recipe: params.Recipe, seed: int) -> dict[str, Any]:
 
 
 def kind_of_machine(recipe: params.Recipe) -> str:
-    """Give the key of this kind of machine, with the device that golden values are measured on."""
+    """Return the key of this kind of machine, with the device that golden values are measured on."""
     environment = runtime.environment(torch.device("cpu"), recipe.train.num_threads)
     return hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import samebits
-from samebits import confirmation
 from samebits.errors import UserError, as_one_line
-from samebits.inputs import Inputs, Origin
 from samebits.repository.git import GitError
+from samebits.stage import confirmation
+from samebits.stage.inputs import Inputs, Origin
 
 
 def begin(script: str) -> Inputs:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from samebits.errors import UserError
-from samebits.repository import git, lock
+from samebits.repository import dvc_lock, git
 from samebits.repository.cache import Cache
 from samebits.repository.digests import md5_of
 
@@ -42,9 +42,9 @@ def not_in_git(root: Path, objects: dict[str, str]) -> dict[str, str]:
 
 
 def _outputs(record: bytes, cache: Cache) -> dict[str, str]:
-    """Give the objects of a dvc.lock, a .dvc file or a run record; none where it is damaged, as DVC itself goes on then."""
+    """Return the objects of a dvc.lock, a .dvc file or a run record; none where it is damaged, as DVC itself goes on then."""
     try:
-        objects = {output.md5: output.path for output in lock.read(record, "a record").outputs if output.md5}
+        objects = {output.md5: output.path for output in dvc_lock.read(record, "a record").outputs if output.md5}
     except UserError:
         return {}
     return {member: path for name, path in objects.items() for member in cache.members(name)} | objects

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from tabulate import tabulate  # type: ignore[import-untyped]
 
+from samebits.proof import machine
+from samebits.proof.outputs import Row, Verdict
 from samebits.reporting import terminal
 from samebits.results import Result
-from samebits.verification import machine
-from samebits.verification.outputs import Row, Verdict
 
 HISTORY = "data/model/history.csv"
 METRICS = "metrics/evaluate.json"
@@ -27,7 +27,7 @@ class Explanation:
         self._first = next((row for row in rows if row.counts), None)
 
     def lines(self) -> Iterator[str]:
-        """Give the lines to print; where nothing differs that counts, only those about the machine."""
+        """Return the lines to print; where nothing differs that counts, only those about the machine."""
         if self._first:
             yield f"first difference: {self._first.path} of {self._first.stage}"
             if HISTORY in self._made:
@@ -68,7 +68,7 @@ class Explanation:
             yield f"machine: {differences or 'of the recorded kind'}"
 
     def _metrics(self) -> Iterator[str]:
-        """Give each metric of all test images, recorded and new."""
+        """Return each metric of all test images, recorded and new."""
         recorded = machine.parse(self._recorded(METRICS))
         new = machine.parse((self._folder / METRICS).read_bytes()) or {}
         if recorded is None:

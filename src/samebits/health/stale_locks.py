@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from samebits.health.check_result import Finding, shown
 from samebits.processes import is_alive
-from samebits.verification.finding import Finding, shown
 
 
 def inspect(root: Path, are_hardlinks: bool, outputs: Iterable[str]) -> Iterator[Finding]:

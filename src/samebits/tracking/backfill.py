@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from samebits import results
 from samebits.errors import UserError
-from samebits.inputs import Origin
 from samebits.repository import cache as caches
 from samebits.repository import git, remote
 from samebits.repository.digests import md5_of
 from samebits.results import Read, Result
+from samebits.stage.inputs import Origin
 from samebits.tracking import runs
 from samebits.tracking.content import RunContent, record
 from samebits.tracking.errors import store_errors

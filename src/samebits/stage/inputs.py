@@ -20,14 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samebits.atomic import Signature, signature, written
 from samebits.errors import UserError
-from samebits.repository import git, lock
+from samebits.repository import dvc_lock, git
 from samebits.repository.digests import file_md5, md5_of
-from samebits.signatures import Signature, signature, written
 
 if TYPE_CHECKING:
     from samebits.params import Params
-    from samebits.repository.lock import Stage
+    from samebits.repository.dvc_lock import Stage
 
 _PARAMETERS, _PIPELINE, _LOCK = "params.yaml", "dvc.yaml", "dvc.lock"
 _CODE = ("compute.lock", "stages/*", "src/samebits/**/*")
@@ -87,10 +87,12 @@ class Inputs:
         text = self._texts[_PARAMETERS]
         self.settings: Params = params.parse(text, _PARAMETERS) if text else params.load(Path(_PARAMETERS))
         self._values = _flat(params.read(text, _PARAMETERS))
-        self._pipeline: dict[str, Any] = lock.mapping(self._texts[_PIPELINE], _PIPELINE).get("stages") or {}
-        self._recorded = lock.read(self._texts[_LOCK], _LOCK).stages
-        self._dependencies = lock.paths(self._pipeline.get(self.stage, {}), "deps")
-        outputs = {path for stage in self._pipeline.values() for path in lock.paths(stage, "outs", "metrics", "plots")}
+        self._pipeline: dict[str, Any] = dvc_lock.mapping(self._texts[_PIPELINE], _PIPELINE).get("stages") or {}
+        self._recorded = dvc_lock.read(self._texts[_LOCK], _LOCK).stages
+        self._dependencies = dvc_lock.paths(self._pipeline.get(self.stage, {}), "deps")
+        outputs = {
+            path for stage in self._pipeline.values() for path in dvc_lock.paths(stage, "outs", "metrics", "plots")
+        }
         data = [path for path in sorted(self._dependencies & outputs) if Path(path).is_file()]
         threads = ThreadPoolExecutor(2)  # beside the import of PyTorch, which keeps one core busy for two seconds
         self._data: dict[str, Future[_File]] = {path: threads.submit(_read_data, Path(path)) for path in data}
@@ -128,7 +130,7 @@ class Inputs:
 
     def is_recorded(self, path: str) -> bool:
         """Tell whether DVC runs this stage and has recorded the data file `path` as it was at the start."""
-        recorded = lock.read(_content(Path(_LOCK)), _LOCK).hashes
+        recorded = dvc_lock.read(_content(Path(_LOCK)), _LOCK).hashes
         return "DVC_STAGE" in os.environ and recorded.get(path) == self.md5(path)
 
     def origin(self) -> Origin:
@@ -136,7 +138,7 @@ class Inputs:
         commit, patch = self._commit_and_patch.result()
         experiment = os.environ.get("DVC_EXP_NAME")
         # What was edited just when a stage before had ended is removed from dvc.lock a moment later.
-        recorded = lock.read(_content(Path(_LOCK)), _LOCK).stages
+        recorded = dvc_lock.read(_content(Path(_LOCK)), _LOCK).stages
         before = self._stages_before()
         if any(recorded.get(name) != self._recorded[name] or self._misfits(name) for name in before):
             return Origin(commit, b"", experiment, {}, is_dirty=True)
@@ -280,9 +282,9 @@ class Inputs:
         """Return the image files that prepare reads, unless their content is known by published MD5s."""
         if "${data.path}" not in self._dependencies or self.settings.data.source != "folder":
             return {}
-        from samebits.data import files
+        from samebits.data import image_files
 
-        return {path: signature(Path(path)) for path in files.below(self.settings.data.path).paths}
+        return {path: signature(Path(path)) for path in image_files.below(self.settings.data.path).paths}
 
     def _changed_images(self) -> list[Change]:
         if not self._images:
@@ -296,7 +298,7 @@ class Inputs:
 
     def written(self) -> dict[str, Signature]:
         """Return the outputs of the stage that it has written so far, as they were then."""
-        outputs = lock.paths(self._pipeline.get(self.stage, {}), "outs", "metrics", "plots")
+        outputs = dvc_lock.paths(self._pipeline.get(self.stage, {}), "outs", "metrics", "plots")
         return {path: written[path] for path in outputs & written.keys()}
 
     def _changed_outputs(self) -> list[Change]:
@@ -308,11 +310,11 @@ class Inputs:
         before: list[str] = []
         needed = [self.stage]
         while needed:
-            dependencies = lock.paths(self._pipeline.get(needed.pop(), {}), "deps")
+            dependencies = dvc_lock.paths(self._pipeline.get(needed.pop(), {}), "deps")
             makers = [
                 name
                 for name, stage in self._pipeline.items()
-                if dependencies & lock.paths(stage, "outs", "metrics", "plots")
+                if dependencies & dvc_lock.paths(stage, "outs", "metrics", "plots")
             ]
             needed += [name for name in makers if name not in before]
             before += [name for name in makers if name not in before]
@@ -399,7 +401,7 @@ def _values_of(content: bytes) -> dict[str, Any] | None:
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters by dotted name, without those that are null: they are the same as absent."""
-    return {key: value for key, value in lock.flatten(values).items() if value is not None}
+    return {key: value for key, value in dvc_lock.flatten(values).items() if value is not None}
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from samebits.errors import UserError
-from samebits.repository import lock
+from samebits.repository import dvc_lock
 from samebits.repository.cache import Cache
 from samebits.repository.digests import file_md5
 
@@ -120,7 +120,7 @@ def damaged_records(cache: Path) -> list[Path]:
     damaged = []
     for path in Cache(cache).records():
         try:
-            COMPILED_LOCK_FILE_STAGE_SCHEMA(lock.mapping(path.read_bytes(), "a record"))["outs"]
+            COMPILED_LOCK_FILE_STAGE_SCHEMA(dvc_lock.mapping(path.read_bytes(), "a record"))["outs"]
         except FileNotFoundError:
             continue
         except (UserError, Invalid, KeyError):
@@ -150,9 +150,9 @@ def remove(fault: Fault, copies: list[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _recorded(root: Path) -> list[lock.Output]:
+def _recorded(root: Path) -> list[dvc_lock.Output]:
     try:
-        return lock.read((root / "dvc.lock").read_bytes(), "dvc.lock").outputs
+        return dvc_lock.read((root / "dvc.lock").read_bytes(), "dvc.lock").outputs
     except FileNotFoundError:
         return []
     except UserError:

@@ -10,10 +10,10 @@ from pathlib import Path
 from samebits import atomic, params
 from samebits.data import cifar10
 from samebits.errors import UserError
+from samebits.health import cached_objects, lost_experiments, stale_locks, tracking_database
+from samebits.health.check_result import Finding, shown
 from samebits.repository import cache as caches
-from samebits.repository import contradictions, git, lock
-from samebits.verification import database, locks, objects, queue
-from samebits.verification.finding import Finding, shown
+from samebits.repository import dvc_lock, false_records, git
 
 # What a run writes: prepared tensors and checkpoint, each once in the workspace and once in the cache.
 _NEEDED_BYTES = 1_000_000_000
@@ -34,7 +34,7 @@ def check(root: Path, repair: bool) -> int:
     cache = caches.of(root).root
     has_remote = bool(settings["core"].get("remote"))
     are_hardlinks = bool(settings["core"].get("hardlink_lock"))
-    if repair and (holder := locks.at_work(root, are_hardlinks)):
+    if repair and (holder := stale_locks.at_work(root, are_hardlinks)):
         raise UserError(f"DVC is at work here: {holder}: repair when it has ended")
 
     said: set[Finding] = set()  # a damaged git or dvc.lock stops several of these with one and the same line
@@ -49,8 +49,8 @@ def check(root: Path, repair: bool) -> int:
         _records(root, cache, repair),
         _false_records(root, caches.Cache(cache), repair),
         _half_written(root),
-        queue.inspect(root),
-        database.inspect(root),
+        lost_experiments.inspect(root),
+        tracking_database.inspect(root),
         _free_disk(root, cache),
         _locks(root, cache, are_hardlinks),
     ):
@@ -143,8 +143,8 @@ def _raw_data(root: Path) -> Iterator[Finding]:
 
 
 def _cache(root: Path, cache: Path, repair: bool, has_remote: bool) -> Iterator[Finding]:
-    outputs = objects.outputs(root, cache)
-    found = objects.inspect(cache)
+    outputs = cached_objects.outputs(root, cache)
+    found = cached_objects.inspect(cache)
     if not found.num_objects and not found.faults:
         yield Finding("note", f"DVC's cache {shown(root, cache)} holds nothing yet")
     elif not found.faults:
@@ -154,18 +154,18 @@ def _cache(root: Path, cache: Path, repair: bool, has_remote: bool) -> Iterator[
         yield _fault(root, fault, outputs.get(fault.name, []), repair, has_remote)
 
 
-def _fault(root: Path, fault: objects.Fault, outputs: list[str], repair: bool, has_remote: bool) -> Finding:
+def _fault(root: Path, fault: cached_objects.Fault, outputs: list[str], repair: bool, has_remote: bool) -> Finding:
     what = f"{shown(root, fault.path)} ({', '.join(outputs) or 'no output of this dvc.lock'})"
     if not fault.found:
         return Finding("wrong", f"{what} cannot be read ({fault.reason})", "make it readable, or remove it")
-    in_workspace = {path: objects.content_md5(root / path) for path in outputs}
+    in_workspace = {path: cached_objects.content_md5(root / path) for path in outputs}
     copies = [path for path, md5 in in_workspace.items() if md5 == fault.found]
     also = ", and so is the copy of it in the workspace" if copies else ""
     if not repair:
         remedy = "run `samebits check --repair`, which removes it"
         return Finding("wrong", f"{what} is damaged, its MD5 is {fault.found}{also}", remedy)
     try:
-        objects.remove(fault, [root / path for path in copies])
+        cached_objects.remove(fault, [root / path for path in copies])
     except UserError as error:
         return Finding("wrong", f"{what} is damaged, but {error}")
     except OSError as error:
@@ -187,7 +187,7 @@ def _way_back(is_needed: bool, is_whole_in_workspace: bool, has_remote: bool) ->
 
 def _absent(root: Path, cache: Path, has_remote: bool) -> Iterator[Finding]:
     """Look for outputs of dvc.lock whose objects the cache lacks: wrong only if what is lost came with the others of its stage."""
-    outputs = objects.recorded(root, cache, git.files(root, "HEAD") | set(git.present(root, "metrics")))
+    outputs = cached_objects.recorded(root, cache, git.files(root, "HEAD") | set(git.present(root, "metrics")))
     if here := [output.path for output in outputs if output.is_whole and not output.is_cached]:
         what = f"in the workspace and not in DVC's cache: {_listed(here)}"
         yield Finding("note", what, "`dvc commit` puts them there")
@@ -203,7 +203,7 @@ def _absent(root: Path, cache: Path, has_remote: bool) -> Iterator[Finding]:
 
 
 def _records(root: Path, cache: Path, repair: bool) -> Iterator[Finding]:
-    for path in objects.damaged_records(cache):
+    for path in cached_objects.damaged_records(cache):
         what = f"{shown(root, path)}, a record of a stage that ran,"
         if repair:
             caches.remove_record(path)
@@ -214,12 +214,12 @@ def _records(root: Path, cache: Path, repair: bool) -> Iterator[Finding]:
 
 def _false_records(root: Path, cache: caches.Cache, repair: bool) -> Iterator[Finding]:
     """Look for records that say something else than the outputs they name say of themselves."""
-    here = lock.Record({})
+    here = dvc_lock.Record({})
     with suppress(OSError, UserError):  # one that is missing or damaged has a line of its own
-        here = lock.read((root / "dvc.lock").read_bytes(), "dvc.lock")
-    if false := contradictions.contradictions(here, lambda path: cache.read(here.hashes[path])):
-        yield Finding("wrong", f"dvc.lock is false: {', '.join(false)}", contradictions.RUN_AGAIN)
-    for path, false in contradictions.in_run_cache(cache):
+        here = dvc_lock.read((root / "dvc.lock").read_bytes(), "dvc.lock")
+    if false := false_records.contradictions(here, lambda path: cache.read(here.hashes[path])):
+        yield Finding("wrong", f"dvc.lock is false: {', '.join(false)}", false_records.RUN_AGAIN)
+    for path, false in false_records.in_run_cache(cache):
         what = f"{shown(root, path)}, a record of a stage that ran, is false: {', '.join(false)}"
         if repair:
             caches.remove_record(path)
@@ -257,8 +257,8 @@ def _free_disk(root: Path, cache: Path) -> Iterator[Finding]:
 def _locks(root: Path, cache: Path, are_hardlinks: bool) -> Iterator[Finding]:
     written: list[str] = []
     with suppress(UserError):  # a damaged dvc.lock is a finding already
-        written = [path for paths in objects.outputs(root, cache).values() for path in paths]
-    yield from list(locks.inspect(root, are_hardlinks, written)) or [Finding("ok", "no lock of DVC's is held")]
+        written = [path for paths in cached_objects.outputs(root, cache).values() for path in paths]
+    yield from list(stale_locks.inspect(root, are_hardlinks, written)) or [Finding("ok", "no lock of DVC's is held")]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,12 +1,12 @@
-"""Is dvc.lock the result of this code and these parameters? `python -m samebits.verification.lock` runs nothing to tell."""
+"""Is dvc.lock the result of this code and these parameters? `python -m samebits.gate.lock_check` runs nothing to tell."""
 
 import os
 from pathlib import Path
 
 from samebits import results
 from samebits.errors import UserError, as_one_line
-from samebits.repository import lock, pipeline
-from samebits.repository.contradictions import RUN_AGAIN, contradictions
+from samebits.repository import dvc_command, dvc_lock
+from samebits.repository.false_records import RUN_AGAIN, contradictions
 
 
 def require_fresh(root: Path) -> None:
@@ -18,10 +18,10 @@ def require_fresh(root: Path) -> None:
     if not (root / "dvc.lock").is_file():
         raise UserError(f"{root} has no dvc.lock: run `dvc repro`")
     # Of the stages before, none of which has an output here: a training on other data than dvc.lock prepares, say.
-    misfits = lock.read((root / "dvc.lock").read_bytes(), "dvc.lock").misfits
+    misfits = dvc_lock.read((root / "dvc.lock").read_bytes(), "dvc.lock").misfits
     stale = misfits | {
         stage: [*changes.dependencies, *changes.outputs, *misfits.get(stage, [])]
-        for stage, changes in pipeline.changes(root, None, os.environ).items()
+        for stage, changes in dvc_command.changes(root, None, os.environ).items()
         if changes.dependencies or changes.outputs
     }
     if stale:

@@ -16,9 +16,9 @@ ALL_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") els
 # Computes for argv[2] seconds with argv[1] threads, offering its turn all the while; a line for each moment it computes.
 TRAINING = """
 import sys, time
-from samebits import turns
-turns.TURN_SECONDS, turns.WAIT_SECONDS = 0.2, float(sys.argv[3])
-computed, turn = 0.0, turns.Turn(int(sys.argv[1]))
+from samebits import core_locks
+core_locks.TURN_SECONDS, core_locks.WAIT_SECONDS = 0.2, float(sys.argv[3])
+computed, turn = 0.0, core_locks.Turn(int(sys.argv[1]))
 with turn.taken():
     while computed < float(sys.argv[2]):
         began = time.monotonic()
@@ -30,8 +30,8 @@ with turn.taken():
 # Takes its turn with argv[1] threads and keeps it.
 SELFISH = """
 import sys, time
-from samebits import turns
-with turns.Turn(int(sys.argv[1])).taken():
+from samebits import core_locks
+with core_locks.Turn(int(sys.argv[1])).taken():
     print("begun", flush=True)
     time.sleep(60)
 """

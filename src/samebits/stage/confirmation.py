@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samebits import atomic
-from samebits.inputs import Inputs
-from samebits.repository import cache, git, lock
+from samebits.atomic import Signature, signature
+from samebits.repository import cache, dvc_lock, git
 from samebits.repository.digests import file_md5
-from samebits.signatures import Signature, signature
+from samebits.stage.inputs import Inputs
 
 if TYPE_CHECKING:
     import psutil
@@ -82,7 +82,7 @@ def _records(dvc: "psutil.Process", before: Signature) -> Iterator[None]:
 def _confirm(inputs: Inputs, outputs: Mapping[str, str], ended: float) -> bool:
     """Remove the record of the stage if it says something else than what ran; tell whether it did."""
     content = _LOCK.read_bytes()
-    recorded = lock.read(content, str(_LOCK)).stages.get(inputs.stage)
+    recorded = dvc_lock.read(content, str(_LOCK)).stages.get(inputs.stage)
     if recorded is None or not (changes := inputs.misrecorded(recorded, outputs)):
         return False
     for path in cache.of(Path.cwd()).records():
@@ -96,9 +96,9 @@ def _confirm(inputs: Inputs, outputs: Mapping[str, str], ended: float) -> bool:
     return True
 
 
-def _is_of(path: Path, recorded: lock.Stage) -> bool:
+def _is_of(path: Path, recorded: dvc_lock.Stage) -> bool:
     """Tell whether a record of the run cache is the one that DVC has made together with this one of dvc.lock."""
-    (stage,) = lock.read(path.read_bytes(), path.name).stages.values()
+    (stage,) = dvc_lock.read(path.read_bytes(), path.name).stages.values()
     return (stage.dependencies, stage.params) == (recorded.dependencies, recorded.params)
 
 
@@ -114,7 +114,7 @@ def _remove_experiment(inputs: Inputs, outputs: Mapping[str, str]) -> None:
     """Remove the experiment that DVC has made of the record, if it has."""
     name = os.environ.get("DVC_EXP_NAME", "")
     for commit in git.experiments(Path.cwd(), name) if name else []:
-        recorded = lock.read(git.read(Path.cwd(), commit, str(_LOCK)), str(_LOCK)).stages.get(inputs.stage)
+        recorded = dvc_lock.read(git.read(Path.cwd(), commit, str(_LOCK)), str(_LOCK)).stages.get(inputs.stage)
         if recorded and inputs.misrecorded(recorded, outputs):
             git.remove_experiment(Path.cwd(), name, commit)
             _say(f"error: so the experiment {name} is removed too: run it again")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from samebits.errors import UserError
-from samebits.repository import lock
+from samebits.repository import dvc_lock
 from samebits.repository.cache import Cache
-from samebits.repository.lock import Record, Stage, flatten
+from samebits.repository.dvc_lock import Record, Stage, flatten
 
 _CHECKPOINT = "data/model/checkpoint.safetensors"
 _DATA = "data/prepared/dataset.json"
@@ -36,7 +36,7 @@ def in_run_cache(cache: Cache) -> Iterator[tuple[Path, list[str]]]:
     """Yield the false records of DVC's run cache, and what is false. A damaged one restores nothing, so it is passed over."""
     for path in cache.records():
         try:
-            record = lock.read(path.read_bytes(), path.name)
+            record = dvc_lock.read(path.read_bytes(), path.name)
         except (UserError, OSError):
             continue
         hashes = record.hashes
@@ -47,7 +47,7 @@ def in_run_cache(cache: Cache) -> Iterator[tuple[Path, list[str]]]:
 def require_true(root: Path, cache: Cache) -> None:
     """Raise UserError if dvc.lock of the workspace or a record of the run cache is false, as far as the cache can tell."""
     path = root / "dvc.lock"
-    record = lock.read(path.read_bytes() if path.is_file() else b"", "dvc.lock")
+    record = dvc_lock.read(path.read_bytes() if path.is_file() else b"", "dvc.lock")
     if false := contradictions(record, lambda path: cache.read(record.hashes[path])):
         raise UserError(f"dvc.lock is false ({', '.join(false)}): {RUN_AGAIN}")
     for path, false in in_run_cache(cache):

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from samebits.health.check_result import Finding
 from samebits.repository import git
-from samebits.verification.finding import Finding
 
 
 def inspect(root: Path) -> Iterator[Finding]:
@@ -28,7 +28,7 @@ def inspect(root: Path) -> Iterator[Finding]:
 
 
 def _finished(root: Path) -> dict[str, str]:
-    """Give the references that the finished experiments of the queue should have, each with the hash of what came out."""
+    """Return the references that the finished experiments of the queue should have, each with the hash of what came out."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from samebits.health import stale_locks
+from samebits.health.check_result import Finding, shown
 from samebits.tracking.store import quiet_mlflow, tracking_uri
-from samebits.verification import locks
-from samebits.verification.finding import Finding, shown
 
 _ANSWER_SECONDS = 4.0
 
@@ -25,8 +25,10 @@ def inspect(root: Path) -> Iterator[Finding]:
         database = Path(uri.removeprefix("sqlite:///"))
         yield _file(root, database)
         lock = Path(f"{database}.lock")
-        if locks.is_held(lock):
-            yield Finding("note", f"{shown(root, lock)} is held by {locks.whoever_opened(lock) or 'another user'}")
+        if stale_locks.is_held(lock):
+            yield Finding(
+                "note", f"{shown(root, lock)} is held by {stale_locks.whoever_opened(lock) or 'another user'}"
+            )
     elif scheme in ("http", "https"):
         parts = urllib.parse.urlsplit(uri)
         server = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")  # without the password

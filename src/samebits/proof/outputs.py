@@ -6,10 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from samebits.proof import machine
 from samebits.reporting import terminal
-from samebits.repository.lock import Output
+from samebits.repository.dvc_lock import Output
 from samebits.results import Result
-from samebits.verification import machine
 
 
 class Verdict(enum.StrEnum):

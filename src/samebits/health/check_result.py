@@ -18,5 +18,5 @@ class Finding:
 
 
 def shown(root: Path, path: Path) -> str:
-    """Give `path` as a line names it: from `root`, where it lies in it."""
+    """Return `path` as a line names it: from `root`, where it lies in it."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

@@ -1,0 +1,1 @@
+"""What CI checks without training."""

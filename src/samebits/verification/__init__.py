@@ -1,1 +1,0 @@
-"""Whether a result can be had again, bit for bit."""
