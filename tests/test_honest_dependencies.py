@@ -30,6 +30,7 @@ sys.addaudithook(watch)
 EXEMPT = (
     *("src/samebits/tracking/", "src/samebits/repository/", "mlflow.db", "mlartifacts/"),
     *("src/samebits/__init__.py", "src/samebits/errors.py", "src/samebits/processes.py", "src/samebits/core_locks.py"),
+    "src/samebits/paths.py",
     *("src/samebits/stage/inputs.py", "src/samebits/stage/confirmation.py"),
     *(".samebits/", ".git/", "params.yaml"),
 )
