@@ -16,7 +16,8 @@ import numpy as np
 
 from samebits import atomic, checkpoint, runtime
 from samebits.data import prepared
-from samebits.evaluation import inference, metrics, predictions
+from samebits.evaluation import inference, predictions
+from samebits.evaluation.metrics import summary
 from samebits.reporting import pictures
 from samebits.stage.inputs import Inputs
 from samebits.training import history, resume
@@ -50,7 +51,7 @@ def main(inputs: Inputs) -> None:
             network, test.images.to(device), recipe.batch_size, recipe.precision, recipe.test_time_augmentation
         )
         probabilities, labels = logits.softmax(1).cpu().numpy(), test.labels.numpy()
-        measured = metrics.summarize(probabilities, labels, description.class_names)
+        measured = summary.summarize(probabilities, labels, description.class_names)
         predictions.write(Path("data/evaluation/predictions.csv"), probabilities, labels, description.class_names)
 
         title = f"{settings.recipe} on {description.source}, seed {settings.seed}"

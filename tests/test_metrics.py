@@ -15,7 +15,8 @@ from torch import nn
 
 from samebits.data.prepared import Split
 from samebits.errors import UserError
-from samebits.evaluation import inference, metrics, predictions
+from samebits.evaluation import inference, predictions
+from samebits.evaluation.metrics import summary
 
 torch.set_num_threads(1)
 CLASSES = ("cat", "dog", "ship", "bird")
@@ -53,7 +54,7 @@ def confident(right: int, total: int) -> tuple[NDArray[np.float32], NDArray[np.i
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_worked_example(dtype: type) -> None:
-    measured = metrics.summarize(example(dtype), LABELS, CLASSES)
+    measured = summary.summarize(example(dtype), LABELS, CLASSES)
     assert measured["accuracy"] == 0.6
     assert measured["loss"] == pytest.approx(-math.log(0.70 * 0.80 * 0.18 * 0.20 * 1.00) / 5, abs=1e-6)
     # One image with 0.40 and wrong; 0.70 right and 0.72 wrong in one bin; 0.80 right; 1.00 right.
@@ -72,7 +73,7 @@ def test_worked_example(dtype: type) -> None:
 )
 def test_interval_is_wilsons(right: int, total: int, low: float, high: float) -> None:
     # Newcombe, Two-sided confidence intervals for the single proportion, 1998, table I, method 3.
-    measured = metrics.summarize(*confident(right, total), ("right", "wrong"))
+    measured = summary.summarize(*confident(right, total), ("right", "wrong"))
     assert measured["accuracy"] == pytest.approx(right / total, abs=1e-6)
     assert (round(measured["accuracy_low"], 4), round(measured["accuracy_high"], 4)) == (low, high)
 
@@ -80,7 +81,7 @@ def test_interval_is_wilsons(right: int, total: int, low: float, high: float) ->
 def test_every_metric_is_a_plain_number_of_six_decimals() -> None:
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.ones(4), 977).astype(np.float32)
-    measured = metrics.summarize(probabilities, random.integers(0, 4, 977), CLASSES)
+    measured = summary.summarize(probabilities, random.integers(0, 4, 977), CLASSES)
     assert set(measured) == {"accuracy", "accuracy_low", "accuracy_high", "loss", "calibration_error", "per_class"}
     values = list(leaves(measured))
     assert len(values) == 5 + 2 * 4
@@ -91,13 +92,13 @@ def test_every_metric_is_a_plain_number_of_six_decimals() -> None:
 
 def test_a_probability_of_zero_costs_much_but_not_infinitely_much() -> None:
     probabilities = np.array([[1, 0], [1, 0]], dtype=np.float32)
-    measured = metrics.summarize(probabilities, np.array([0, 1]), ("a", "b"))
+    measured = summary.summarize(probabilities, np.array([0, 1]), ("a", "b"))
     assert 100 < measured["loss"] < 1000
     assert measured["calibration_error"] == 0.5
 
 
 def test_perfect_predictions() -> None:
-    measured = metrics.summarize(np.eye(3, dtype=np.float32), np.arange(3), ("a", "b", "c"))
+    measured = summary.summarize(np.eye(3, dtype=np.float32), np.arange(3), ("a", "b", "c"))
     assert json.dumps(measured["loss"]) == "0.0"  # not -0.0
     assert (measured["accuracy"], measured["accuracy_high"], measured["calibration_error"]) == (1.0, 1.0, 0.0)
     assert 0 < measured["accuracy_low"] < 1
@@ -108,29 +109,29 @@ def test_outputs_of_a_diverged_network_are_refused(value: float) -> None:
     probabilities = example()
     probabilities[1, 2] = value
     with pytest.raises(UserError, match=r"^.*not finite.*train\.learning_rate.*$"):
-        metrics.summarize(probabilities, LABELS, CLASSES)
+        summary.summarize(probabilities, LABELS, CLASSES)
 
 
 def test_confusion_has_true_classes_in_rows() -> None:
-    counts = metrics.confusion_counts(LABELS, example().argmax(axis=1), len(CLASSES))
+    counts = summary.confusion_counts(LABELS, example().argmax(axis=1), len(CLASSES))
     assert counts.tolist() == [[1, 0, 0, 0], [1, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_bins_are_closed_on_the_right(dtype: type) -> None:
-    assert metrics.NUM_BINS == 15
+    assert summary.NUM_BINS == 15
     edges = np.arange(1, 16) / 15
     others = np.repeat((1 - edges)[:, None] / 20, 20, axis=1)
     on_the_edges = np.hstack([edges[:, None], others]).astype(dtype)
     labels = np.zeros(15, dtype=np.int64)
-    assert metrics.calibration(on_the_edges, labels).count.tolist() == [1] * 15
+    assert summary.calibration(on_the_edges, labels).count.tolist() == [1] * 15
     beyond = on_the_edges[:-1].copy()
     beyond[:, 0] += 1e-4
-    assert metrics.calibration(beyond, labels[:-1]).count.tolist() == [0] + [1] * 14
+    assert summary.calibration(beyond, labels[:-1]).count.tolist() == [0] + [1] * 14
 
 
 def test_calibration_of_each_bin() -> None:
-    result = metrics.calibration(example(np.float64), LABELS)
+    result = summary.calibration(example(np.float64), LABELS)
     count = [0] * 15
     count[5] = count[11] = count[14] = 1
     count[10] = 2

@@ -16,7 +16,8 @@ from samebits.data import prepared
 from samebits.data.normalization import Normalization
 from samebits.data.raw import RawSplit
 from samebits.errors import UserError
-from samebits.evaluation import metrics, predictions
+from samebits.evaluation import predictions
+from samebits.evaluation.metrics import summary
 from samebits.reporting import page
 from tests.browser import Browser, chromium
 from tests.conftest import Repository
@@ -141,7 +142,7 @@ def test_a_hundred_classes_of_large_noise_with_names_from_hell(
     page.write_result(results.workspace(root), root / "report.html")
     seen = look_at(browser, root / "report.html")
     assert "<b>& class" in seen["text"] and "fc.weight" in seen["text"] and "no images" in seen["text"]
-    assert metrics.summarize(probabilities, labels, names)["accuracy"] < 0.05
+    assert summary.summarize(probabilities, labels, names)["accuracy"] < 0.05
 
 
 def test_what_is_missing_is_one_line_and_leaves_the_page_as_it_was(result: Repository, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class Checkpoint:
     def network(self) -> nn.Module:
         """Build the network with these weights, in evaluation mode. Raises UserError where they do not fit."""
         try:
-            model = params.Model.model_validate(self.recipe["model"])
+            model = params.part("model", _of_today(self.recipe["model"]))
             shape, num_classes = self.description.image_shape, len(self.description.class_names)
             # First without memory, for a small file may claim a network of any size; it warns of copying nothing.
             with torch.device("meta"), warnings.catch_warnings(action="ignore"):
@@ -101,6 +101,11 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"{path} is not there: run `dvc repro`") from None
     except (SafetensorError, ValidationError, OSError) as error:
         raise UserError(f"{path} is not a checkpoint of samebits, or is damaged ({_one_line(error)})") from None
+
+
+def _of_today(model: dict[str, Any]) -> dict[str, Any]:
+    """Return the section `model` of any version as today's: the initialization of speed was named once."""
+    return {key: value for key, value in model.items() if (key, value) != ("initialization", "partial_identity")}
 
 
 def _one_line(error: Exception) -> str:

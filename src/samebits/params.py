@@ -4,22 +4,66 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from samebits import parts
 from samebits.errors import UserError
+from samebits.quantities import Count, CountOrZero, Precision, Seed
 
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Count = Annotated[int, Field(ge=1, lt=2**31)]
 NumThreads = Annotated[int, Field(ge=1, le=1024)]
-LearningRate = Annotated[float, Field(gt=0)]
-Momentum = Annotated[float, Field(ge=0, lt=1)]
-Precision = Literal["float32", "bfloat16"]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Part(_Section):
+    """A part of a recipe, tagged by its name; its settings are those of its code (`samebits.parts`)."""
+
+    name: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that params.yaml gives."""
+        return self.model_dump(exclude={"name"}, exclude_unset=True)
+
+
+class _Kind:
+    """Marks a section as one of the parts of a kind, each with settings of its own."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        sections = {}
+        for name in parts.names(self._kind):
+            fields: dict[str, Any] = {"name": (Literal[name], ...)}
+            fields |= {key: (each.annotation, each.default) for key, each in parts.settings(self._kind, name).items()}
+            sections[name] = handler.generate_schema(create_model(name, __base__=Part, **fields))
+        return core_schema.tagged_union_schema(sections, discriminator="name")
+
+
+def part(kind: str, values: Any) -> Part:
+    """Check a section that describes a part of a kind. Raises ValidationError, a ValueError, if it is none."""
+    checked: Part = TypeAdapter(Annotated[Part, _Kind(kind)]).validate_python(values)
+    return checked
+
+
+def _is_absent(value: Any) -> bool:
+    """Tell whether a value leaves no trace in what is recorded, compared or logged."""
+    return not value
 
 
 class Shapes(_Section):
@@ -43,67 +87,34 @@ class Data(_Section):
     source: Literal["cifar10", "shapes", "folder"]
     path: Annotated[str, Field(min_length=1)]
     seed: Seed
-    num_validation: Annotated[int, Field(ge=0)]
+    num_validation: CountOrZero
     normalization: Literal["per_channel", "half", "none"]
     image_size: Annotated[int, Field(ge=1, le=4096)]
     shapes: Shapes
     folder: Folder
 
 
-class Model(_Section):
-    """Which network, and how its weights begin."""
-
-    name: Literal["lab", "linear", "speed"]
-    initialization: Literal["pytorch", "he", "zero", "partial_identity"]
-
-
-class Muon(_Section):
-    """What beside its filters a network trained by muon needs: SGD of its biases and its last layer."""
-
-    bias_learning_rate: LearningRate  # for the sum of a mini-batch's losses, as those below
-    whitening_bias_num_epochs: Count  # then the bias of the whitening layer stands still
-    head_learning_rate: LearningRate
-    momentum: Momentum
-    weight_decay: Annotated[float, Field(ge=0)]
-
-
-class Resizing(_Section):
-    """Progressive resizing: the first epochs see smaller images."""
-
-    num_epochs: Count
-    side: Count  # pixels
-
-
 class Train(_Section):
     """How a network is trained."""
 
-    optimizer: Literal["sgd", "muon"]
-    learning_rate: LearningRate
-    momentum: Momentum
-    schedule: Literal["constant", "linear"]
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    flip: Literal["none", "alternating"]
-    translate: Annotated[int, Field(ge=0)]  # pixels
+    optimizer: Annotated[Part, _Kind("optimizer")]
+    # Of the learning rate, which is constant without one.
+    schedule: Annotated[Part, _Kind("schedule")] | None = Field(None, exclude_if=_is_absent)
+    # One after the other.
+    augmentation: list[Annotated[Part, _Kind("augmentation")]] = Field([], exclude_if=_is_absent)
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, exclude_if=_is_absent)
     precision: Precision
     batch_size: Count
     num_epochs: Count
     report_every_steps: Count
     num_threads: NumThreads
-    muon: Muon | None = None
-    resizing: Resizing | None = None
-
-    @model_validator(mode="after")
-    def _muon_is_described(self) -> "Train":
-        if (self.optimizer == "muon") != (self.muon is not None):
-            raise ValueError(
-                f"optimizer is {self.optimizer!r}: the section muon belongs to optimizer muon, and only to it"
-            )
-        return self
 
 
 class Evaluate(_Section):
     """How a trained network is measured and shown."""
 
+    # Beside those of every evaluation.
+    metrics: list[Annotated[Part, _Kind("metric")]] = Field([], exclude_if=_is_absent)
     precision: Precision
     test_time_augmentation: Literal["none", "mirror", "mirror_and_translate"]
     batch_size: Count
@@ -114,21 +125,17 @@ class Evaluate(_Section):
 class Recipe(_Section):
     """One way to a trained network."""
 
-    model: Model
+    model: Annotated[Part, _Kind("model")]
     train: Train
     evaluate: Evaluate
 
-    @model_validator(mode="after")
-    def _network_fits(self) -> "Recipe":
-        network = self.model.name
-        if (network == "speed") != (self.model.initialization == "partial_identity"):
-            raise ValueError(
-                f"model.initialization is {self.model.initialization!r}: the network speed begins by partial_identity, "
-                "and only this one"
-            )
-        if network != "speed" and (self.train.optimizer == "muon" or self.train.resizing):
-            raise ValueError(f"model.name is {network!r}: optimizer muon and resizing need the network speed")
-        return self
+    @property
+    def parts(self) -> list[tuple[str, str]]:
+        """The kind and the name of each part."""
+        named = [("model", self.model), ("optimizer", self.train.optimizer), ("schedule", self.train.schedule)]
+        named += [("augmentation", each) for each in self.train.augmentation]
+        named += [("metric", each) for each in self.evaluate.metrics]
+        return [(kind, part.name) for kind, part in named if part is not None]
 
 
 class Params(_Section):
@@ -140,7 +147,7 @@ class Params(_Section):
     determinism: Literal["exact", "fast"]
     checkpoint_every_seconds: Annotated[float, Field(gt=0)]
     data: Data
-    recipes: Annotated[dict[str, Recipe], Field(min_length=1)]
+    recipes: Annotated[dict[Annotated[str, Field(pattern=r"^[\w-]+$")], Recipe], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _recipe_exists(self) -> "Params":
@@ -154,19 +161,19 @@ class Params(_Section):
         return self.recipes[self.recipe]
 
     def resolved(self) -> dict[str, Any]:
-        """All that decides a result, as plain values: other recipes, and sections that are not there, are left out."""
+        """Return all that decides a result, as plain values: without other recipes and without what is absent."""
         return {
             "recipe": self.recipe,
             "seed": self.seed,
             "device": self.device,
             "determinism": self.determinism,
             "data": self.data.model_dump(),
-            **self.chosen.model_dump(exclude_none=True),
+            **self.chosen.model_dump(exclude_unset=True),
         }
 
 
 def load(path: Path) -> Params:
-    """Read and check the whole of `path`. Raises UserError with one line for the first thing that is wrong."""
+    """Read and check the whole of `path`. Raises UserError with one line for the first mistake."""
     try:
         return parse(path.read_bytes(), path.name)
     except FileNotFoundError:
@@ -174,7 +181,7 @@ def load(path: Path) -> Params:
 
 
 def parse(content: bytes, name: str) -> Params:
-    """Check the content of the file `name`. Raises UserError with one line for the first thing that is wrong."""
+    """Check the content of the file `name`. Raises UserError with one line for the first mistake."""
     try:
         return Params.model_validate(read(content, name))
     except ValidationError as error:
@@ -182,7 +189,7 @@ def parse(content: bytes, name: str) -> Params:
 
 
 def read(content: bytes, name: str) -> dict[str, Any]:
-    """Return the values in the content of the file `name`, not checked. Raises UserError if they cannot be read."""
+    """Return the values in the content of the file `name`, unchecked. Raises UserError if they cannot be read."""
     try:
         # The parser that DVC reads the file with, so that both see the same values (1e-3 is a number, `no` a string).
         values = YAML(typ="safe").load(content.decode())
@@ -197,17 +204,44 @@ def read(content: bytes, name: str) -> dict[str, Any]:
 
 def _first_line(error: ValidationError) -> str:
     first, *others = error.errors()
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(_path(first["loc"]))
     match first["type"]:
         case "extra_forbidden":
             line = f"{key} is not a known key: remove it or correct its spelling"
         case "missing":
             line = f"{key} is missing: add it"
+        case "union_tag_not_found":
+            line = (
+                f"{key}.name is missing: add it"
+                if isinstance(first["input"], dict)
+                else f"{key} is {first['input']!r}: must hold a name and settings"
+            )
+        case "union_tag_invalid":
+            line = f"{key}.name is {first['ctx']['tag']!r}: must be one of {first['ctx']['expected_tags']}"
+        case "model_attributes_type":
+            line = f"{key} is {first['input']!r}: must hold a name and settings"
         case "value_error":
             line = ": ".join(filter(None, (key, str(first["ctx"]["error"]))))
         case _:
             line = f"{key} is {first['input']!r}: {_allowed(first)}"
     return line + (f" (and {len(others)} more)" if others else "")
+
+
+def _path(loc: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that lead to a value, without the names of parts, which pydantic adds to them."""
+    keys = [str(key) for key in loc]
+    sections = {
+        "model": "model",
+        "optimizer": "optimizer",
+        "schedule": "schedule",
+        "augmentation": "augmentation",
+        "metrics": "metric",
+    }
+    for place, key in enumerate(keys):
+        tag = place + (2 if key in ("augmentation", "metrics") else 1)
+        if key in sections and tag < len(keys) and keys[tag] in parts.names(sections[key]):
+            return keys[:tag] + keys[tag + 1 :]
+    return keys
 
 
 def _allowed(error: Any) -> str:

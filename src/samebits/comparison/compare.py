@@ -12,7 +12,7 @@ from samebits.comparison.paired import Pair
 from samebits.comparison.predicted import Predicted
 from samebits.comparison.seeds import Change
 from samebits.errors import UserError
-from samebits.evaluation import metrics
+from samebits.evaluation.metrics import summary
 from samebits.results import Result
 
 
@@ -93,7 +93,7 @@ def of_seeds(a: Sequence[Result], b: Sequence[Result]) -> OfSeeds:
     """Compare two groups of revisions. Raises UserError where they are not all about the same test images."""
     loaded = _load([*a, *b])
     measured = [
-        metrics.summarize(each.predictions.probabilities, each.predictions.labels, each.predictions.class_names)
+        summary.summarize(each.predictions.probabilities, each.predictions.labels, each.predictions.class_names)
         for each in loaded
     ]
     halves = measured[: len(a)], measured[len(a) :]

@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from scipy.stats import bootstrap, norm, ttest_rel
 
 from samebits.comparison.statistics import ALPHA, CONFIDENCE, Estimate, holm
-from samebits.evaluation import metrics
+from samebits.evaluation.metrics import summary
 from samebits.evaluation.predictions import Predictions
 
 _NUM_RESAMPLES = 2000
@@ -124,14 +124,14 @@ def paired_difference(only_a: int, only_b: int, number: int) -> Estimate:
 
 def _share(right: int, number: int) -> Estimate:
     """Estimate an accuracy; the interval is Wilson's (1927)."""
-    return Estimate(right / number, *metrics.wilson_interval(right, number))
+    return Estimate(right / number, *summary.wilson_interval(right, number))
 
 
 def _losses(a: Predictions, b: Predictions) -> tuple[Estimate, Estimate, Estimate]:
     """Mean cross-entropy of both; the interval of the difference is that of Student's paired t-test over images."""
     each_a, each_b = (
-        metrics.cross_entropies(a.probabilities, a.labels),
-        metrics.cross_entropies(b.probabilities, b.labels),
+        summary.cross_entropies(a.probabilities, a.labels),
+        summary.cross_entropies(b.probabilities, b.labels),
     )
     difference = Estimate(float((each_b - each_a).mean()))
     if len(each_a) > 1 and (each_b - each_a).std() > 0:
@@ -145,14 +145,14 @@ def _calibration_errors(a: Predictions, b: Predictions) -> tuple[Estimate, Estim
 
     The basic bootstrap, for resampling inflates a calibration error that is near 0: it takes that back.
     """
-    errors = [metrics.calibration(each.probabilities, each.labels) for each in (a, b)]
+    errors = [summary.calibration(each.probabilities, each.labels) for each in (a, b)]
     estimates = [Estimate(each.error) for each in errors]
     difference = Estimate(errors[1].error - errors[0].error)
     everything = np.arange(len(a.labels))
     if len(everything) == 1 or np.array_equal(a.probabilities, b.probabilities):
         return estimates[0], estimates[1], difference
     parts = [
-        (metrics.bins_of(confidence := each.probabilities.max(axis=1)), each.is_right - confidence) for each in (a, b)
+        (summary.bins_of(confidence := each.probabilities.max(axis=1)), each.is_right - confidence) for each in (a, b)
     ]
 
     def change(images: NDArray[np.int64]) -> float:

@@ -1,23 +1,29 @@
-"""Networks, by the name that model.name gives. The next network is a file here and a name in params.py."""
+"""Networks. Each is one file here: a class `Network` whose keyword-only arguments are its settings in params.yaml.
 
-import importlib
+A network may define MIN_SIDE, the least height and width of its images in pixels, and the methods
+`initialize_from(images)`, for weights that the training images decide, and `parameter_groups()`, for an optimizer that treats some
+parameters in another way than others.
+"""
+
+import sys
+from typing import Any
 
 import torch
 from torch import nn
 
-from samebits import params
+from samebits import params, parts
 from samebits.errors import UserError
 from samebits.generators import derived_seed
 
 
-def build(model: params.Model, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> nn.Module:
-    """Build and initialize a network that maps float32 (N, channels, height, width) to logits (N, num_classes).
+def build(model: params.Part, image_shape: tuple[int, int, int], num_classes: int, seed: int) -> nn.Module:
+    """Build and initialize the network of a section `model`; it maps float32 (N, channels, height, width) to logits (N, num_classes).
 
-    Raises UserError for images that are smaller than the network can take.
+    Raises UserError if the images are smaller than the network can take.
     """
-    module = importlib.import_module(f"{__name__}.{model.name}")
+    network_class = parts.load("model", model.name)
     _, height, width = image_shape
-    least: int | None = getattr(module, "MIN_SIDE", None)
+    least: int | None = getattr(sys.modules[network_class.__module__], "MIN_SIDE", None)
     if least and min(height, width) < least:
         raise UserError(
             f"the network {model.name} needs images of at least {least}x{least} pixels, not {height}x{width}: "
@@ -27,26 +33,38 @@ def build(model: params.Model, image_shape: tuple[int, int, int], num_classes: i
     # (torch.manual_seed would seed those of the GPUs as well.)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derived_seed(seed, "initialization"))
-        network: nn.Module = module.Network(image_shape, num_classes)
-        _initialize(network, model.initialization)
+        network: nn.Module = network_class(image_shape, num_classes, **model.settings)
     return network
 
 
-def _initialize(network: nn.Module, name: str) -> None:
+def initialize_from(network: nn.Module, images: torch.Tensor) -> None:
+    """Set those weights that training images (N, channels, height, width) decide, if the network has some."""
+    method: Any = getattr(network, "initialize_from", None)
+    if method is not None:
+        method(images)
+
+
+def parameter_groups(network: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Return the parameters to train, by the name of their group: those of the network, or one group `all`."""
+    method: Any = getattr(network, "parameter_groups", None)
+    return dict(method()) if method is not None else {"all": list(network.parameters())}
+
+
+@torch.no_grad()
+def initialize(network: nn.Module, name: str) -> None:
     """Set the weights of every convolution and fully connected layer in place, from the global generator.
 
-    pytorch: as the layers made them, uniform with bound 1 / sqrt(fan_in). partial_identity: as the network speed makes
-    its own. he: normal with variance 2 / fan_in, biases 0
+    pytorch: as the layers made them, uniform with bound 1 / sqrt(fan_in). he: normal with variance 2 / fan_in, biases 0
     (He et al., Delving Deep into Rectifiers, 2015, equation 10). zero: all 0, which cannot break the symmetry.
     """
-    if name in ("pytorch", "partial_identity"):
+    if name == "pytorch":
         return
     for layer in network.modules():
         if not isinstance(layer, nn.Conv2d | nn.Linear):
             continue
-        assert layer.bias is not None
         if name == "he":
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         else:
             nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

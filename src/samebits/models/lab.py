@@ -1,16 +1,22 @@
 """The lab's network: two convolutions, three fully connected layers (after LeNet-5, LeCun et al. 1998)."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-MIN_SIDE = 16  # pixels; the two convolutions and poolings leave nothing of a smaller image
+from samebits import models
+
+MIN_SIDE = 16  # pixels; two convolutions and poolings leave nothing of a smaller image
 
 
 class Network(nn.Module):
     """Convolution to 6 and to 16 channels, 5×5 each, max-pooling by 2 after both; 120, 84, num_classes; ReLU between."""
 
-    def __init__(self, image_shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], num_classes: int, *, initialization: Literal["pytorch", "he", "zero"]
+    ) -> None:
         super().__init__()
         channels, height, width = image_shape
         self.conv1 = nn.Conv2d(channels, 6, 5)
@@ -20,6 +26,7 @@ class Network(nn.Module):
         self.fc1 = nn.Linear(16 * pooled[0] * pooled[1], 120)
         self.fc2 = nn.Linear(120, 84)
         self.fc3 = nn.Linear(84, num_classes)
+        models.initialize(self, initialization)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map float32 (N, channels, height, width) to logits (N, num_classes)."""

@@ -61,8 +61,19 @@ class Network(nn.Module):
         with torch.no_grad():
             self.head.weight /= self.head.weight.std()
 
+    def parameter_groups(self) -> dict[str, list[torch.Tensor]]:
+        """Return the parameters by what an optimizer does with them."""
+        assert self.whitening.bias is not None
+        modules = list(self.modules())
+        return {
+            "filters": [part.weight for part in modules if isinstance(part, Convolution)],
+            "whitening_bias": [self.whitening.bias],
+            "biases": [part.bias for part in modules if isinstance(part, nn.BatchNorm2d)],
+            "head": [self.head.weight],
+        }
+
     @torch.no_grad()
-    def begin_from(self, images: torch.Tensor) -> None:
+    def initialize_from(self, images: torch.Tensor) -> None:
         """Set the whitening filters from normalized images (N, channels, height, width), as section 3.2 says.
 
         Each filter is an eigenvector of the covariance of the images' patches over the root of its eigenvalue, once

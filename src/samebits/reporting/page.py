@@ -15,7 +15,7 @@ from samebits.comparison import predicted
 from samebits.comparison.compare import OfNetworks, OfSeeds
 from samebits.comparison.predicted import Predicted
 from samebits.data import prepared
-from samebits.evaluation import metrics
+from samebits.evaluation.metrics import summary
 from samebits.reporting import comparison_tables as tables_of
 from samebits.reporting import lineage, page_charts, page_images
 from samebits.reporting.page_images import TestImages
@@ -80,12 +80,12 @@ def _write(path: Path, page: dict[str, Any]) -> None:
 
 def _result(result: Predicted) -> dict[str, Any]:
     revision, table = result.revision, result.predictions
-    measured = metrics.summarize(table.probabilities, table.labels, table.class_names)
+    measured = summary.summarize(table.probabilities, table.labels, table.class_names)
     with tempfile.TemporaryDirectory() as name:
         rows = history.read(_copy(revision, _HISTORY, Path(name)))
         trained = checkpoint.load(_copy(revision, _CHECKPOINT, Path(name)))
     images = _test_images(result)
-    counts = metrics.confusion_counts(table.labels, table.predicted, len(table.class_names))
+    counts = summary.confusion_counts(table.labels, table.predicted, len(table.class_names))
     return {
         "title": result.title,
         "sentence": _sentence(result, measured),
@@ -94,7 +94,7 @@ def _result(result: Predicted) -> dict[str, Any]:
         "confusion": _confusion(counts),
         "class_names": table.class_names,
         "curves": page_charts.training_curves(rows),
-        "reliability": page_charts.reliability_diagram(metrics.calibration(table.probabilities, table.labels)),
+        "reliability": page_charts.reliability_diagram(summary.calibration(table.probabilities, table.labels)),
         "examples": page_images.labelled(images, table, range(min(page_images.NUM_EXAMPLES, len(table.labels)))),
         "mistakes": page_images.mistakes(images, table),
         "least_sure": page_images.labelled(images, table, page_images.least_sure(table)),

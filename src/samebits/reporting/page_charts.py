@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from samebits.evaluation.metrics import NUM_BINS, Calibration
+from samebits.evaluation.metrics.summary import NUM_BINS, Calibration
 from samebits.reporting import canvas
 from samebits.reporting.canvas import BLUE, GRID, INK, LINE, SKY, VERMILLION
 

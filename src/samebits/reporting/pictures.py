@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samebits import atomic
-from samebits.evaluation import metrics
+from samebits.evaluation.metrics import summary
 from samebits.reporting import figures
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def most_confident_mistakes(result: Evaluated, number: int) -> NDArray[np.int64]
 
 def draw_charts(result: Evaluated, folder: Path) -> None:
     """Draw training curves, confusion matrix, accuracy by class and reliability diagram into `folder` as PNG."""
-    names, calibration = result.class_names, metrics.calibration(result.probabilities, result.labels)
-    confusion = metrics.confusion_counts(result.labels, result.predicted, len(names))
+    names, calibration = result.class_names, summary.calibration(result.probabilities, result.labels)
+    confusion = summary.confusion_counts(result.labels, result.predicted, len(names))
     accuracies = [result.metrics["per_class"][name]["accuracy"] for name in names]
     charts = {
         "training_curves": partial(figures.training_curves, result.history),

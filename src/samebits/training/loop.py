@@ -11,15 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from samebits import params
+from samebits import models, params
 from samebits.data.prepared import Split
 from samebits.errors import UserError
 from samebits.evaluation.inference import loss_and_accuracy
 from samebits.generators import generator
-from samebits.models import speed
-from samebits.training import optimizers
-from samebits.training.augmentation import Augmentation
+from samebits.training import augmentation
 from samebits.training.history import Report
+from samebits.training.optimization import Optimization
 
 # Images gathered and converted at once, and trained between two moments at which the training can be resumed.
 _IMAGES_PER_CHUNK = 1000
@@ -51,8 +50,8 @@ def train(
     training = _Training(network, data, settings, seed)
     if resume_from is not None:
         training.restore(resume_from)
-    elif isinstance(network, speed.Network):
-        network.begin_from(data.images)
+    else:
+        models.initialize_from(network, data.images)
     started, images_before = time.perf_counter(), training.num_images
     network.train()
     with tqdm(
@@ -82,9 +81,8 @@ class _Training:
         self._network = network
         self._data = data
         self._settings = settings
-        num_steps = settings.num_epochs * math.ceil(len(data) / settings.batch_size)
-        self._optimization = optimizers.build(settings, network, num_steps)
-        self._augmentation = Augmentation(settings.flip, settings.translate, len(data), seed, device=data.labels.device)
+        self._optimization = Optimization(settings, network, math.ceil(len(data) / settings.batch_size))
+        self._augmentations = augmentation.build(settings.augmentation, len(data), seed, data.labels.device)
         is_bfloat16 = settings.precision == "bfloat16"
         self._autocast = torch.autocast(data.labels.device.type, torch.bfloat16, enabled=is_bfloat16)
         self._order = generator(seed, "order")
@@ -127,7 +125,8 @@ class _Training:
             self.epoch, position = self.num_images // num_data + 1, self.num_images % num_data
             bar.set_description(f"epoch {self.epoch}/{self._settings.num_epochs}")
             self._order_of_epoch = self._order.get_state()
-            self._augmentation.begin_epoch(self.epoch)
+            for each in self._augmentations:
+                each.begin_epoch(self.epoch)
             permutation = torch.randperm(num_data, generator=self._order).to(self._data.labels.device)
             while position < num_data:
                 end_of_window = min((position // window + 1) * window, num_data)
@@ -145,20 +144,35 @@ class _Training:
     def _train_on(self, indices: torch.Tensor, bar: "tqdm[Any]") -> None:
         """Train on the images at `indices` (N,), in mini-batches in their order; the last may be smaller."""
         settings = self._settings
-        images = self._augmentation(self._data.images, indices).float()
-        if settings.resizing and self.epoch <= settings.resizing.num_epochs:
-            images = F.interpolate(images, size=settings.resizing.side, mode="bilinear", antialias=True)
+        images = self._data.images[indices]
+        for augment in self._augmentations:
+            images = augment(images, indices)
+        images = images.float()
         batches = zip(
             images.split(settings.batch_size), self._data.labels[indices].split(settings.batch_size), strict=True
         )
         for batch, labels in batches:
             with self._autocast:
-                loss = F.cross_entropy(self._network(batch), labels, label_smoothing=settings.label_smoothing)
+                logits = self._logits(batch)
+                loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
             loss.backward()
             self._optimization.step()
             self._running.append(loss.detach())
             self.step += 1
             bar.update(len(labels))
+
+    def _logits(self, batch: torch.Tensor) -> torch.Tensor:
+        try:
+            logits: torch.Tensor = self._network(batch)
+            return logits
+        except RuntimeError:
+            if batch.shape[1:] == self._data.images.shape[1:]:
+                raise
+            height, width = batch.shape[2:]
+            raise UserError(
+                f"the network of this recipe cannot take images of {height}x{width} pixels, which train.augmentation in "
+                "params.yaml resizes them to: choose another side"
+            ) from None
 
 
 def _require_finite(losses: list[float], step: int, settings: params.Train) -> None:
@@ -166,5 +180,5 @@ def _require_finite(losses: list[float], step: int, settings: params.Train) -> N
         if not math.isfinite(loss):
             raise UserError(
                 f"training stopped: the loss is {loss} at step {step + offset} with learning_rate "
-                f"{settings.learning_rate}; lower train.learning_rate of this recipe in params.yaml"
+                f"{settings.optimizer.settings['learning_rate']}; lower train.optimizer.learning_rate of this recipe in params.yaml"
             )

@@ -72,7 +72,7 @@ def summarize(
     if not np.isfinite(probabilities).all():
         raise UserError(
             "the network's outputs are not finite numbers, so its training diverged: "
-            "lower train.learning_rate of this recipe in params.yaml"
+            "lower train.optimizer.learning_rate of this recipe in params.yaml"
         )
     counts = confusion_counts(labels, probabilities.argmax(axis=1), len(class_names))
     right, total = int(counts.trace()), int(counts.sum())

@@ -1,0 +1,1 @@
+../../../src/samebits/models/linear.py

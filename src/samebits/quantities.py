@@ -1,0 +1,13 @@
+"""Types of parameters: what their values may be."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
+LearningRate = Annotated[float, Field(gt=0)]
+WeightDecay = Annotated[float, Field(ge=0)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Precision = Literal["float32", "bfloat16"]

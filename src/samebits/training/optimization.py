@@ -1,0 +1,103 @@
+"""A network's optimizers and their schedules, as one."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.sgd import sgd as sgd_step
+
+from samebits import params, parts
+
+
+class DirectSGD(SGD):
+    """PyTorch's SGD; from the second step on without what PyTorch does around it for hooks and profilers."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Change the parameters by their gradients."""
+        if closure is not None or not self.state:
+            return super().step(closure)
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            sgd_step(
+                parameters,
+                [parameter.grad for parameter in parameters],
+                [self.state[parameter]["momentum_buffer"] for parameter in parameters],
+                fused=True,
+                weight_decay=group["weight_decay"],
+                momentum=group["momentum"],
+                lr=group["lr"],
+                dampening=group["dampening"],
+                nesterov=group["nesterov"],
+                maximize=group["maximize"],
+            )
+        return None
+
+
+class Optimization:
+    """The optimizers of all of a network's parameters, and how their learning rates change.
+
+    A group of an optimizer may hold `num_epochs`: its schedule ends after so many, and its parameters stand still.
+    """
+
+    def __init__(self, train: params.Train, network: nn.Module, steps_per_epoch: int) -> None:
+        build = parts.load("optimizer", train.optimizer.name)
+        self._optimizers: list[Optimizer] = build(network, train.batch_size, **train.optimizer.settings)
+        groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
+        self._parameters = [parameter for group in groups for parameter in group["params"]]
+        self._schedulers: list[LambdaLR] = []
+        if train.schedule or any("num_epochs" in group for group in groups):
+            self._schedulers = [self._scheduler(train, each, steps_per_epoch) for each in self._optimizers]
+
+    @staticmethod
+    def _scheduler(train: params.Train, optimizer: Optimizer, steps_per_epoch: int) -> LambdaLR:
+        factor = parts.load("schedule", train.schedule.name) if train.schedule else None
+        settings: dict[str, Any] = train.schedule.settings if train.schedule else {}
+
+        def factor_of(num_epochs: int) -> Any:
+            num_steps = num_epochs * steps_per_epoch
+
+            def at(step: int) -> float:
+                if step >= num_steps:
+                    return 0.0
+                return factor(step, num_steps, steps_per_epoch, **settings) if factor else 1.0
+
+            return at
+
+        return LambdaLR(
+            optimizer, [factor_of(group.get("num_epochs", train.num_epochs)) for group in optimizer.param_groups]
+        )
+
+    def step(self) -> None:
+        """Change the parameters by their gradients, drop these, and let the learning rates follow their schedules."""
+        for optimizer in self._optimizers:
+            optimizer.step()
+        for parameter in self._parameters:
+            parameter.grad = None
+        for scheduler in self._schedulers:
+            scheduler.step()
+        self._spare_gradients()
+
+    def _spare_gradients(self) -> None:
+        """Compute no gradients of parameters whose learning rate has come down to 0."""
+        for scheduler in self._schedulers:
+            for group in scheduler.optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.requires_grad = group["lr"] > 0
+
+    def state_dict(self) -> dict[str, list[dict[str, Any]]]:
+        """Return all that `load_state_dict` needs."""
+        return {
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "schedulers": [scheduler.state_dict() for scheduler in self._schedulers],
+        }
+
+    def load_state_dict(self, state: dict[str, list[dict[str, Any]]]) -> None:
+        """Go back to where `state_dict` was."""
+        for optimizer, values in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
+        for scheduler, values in zip(self._schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(values)
+        self._spare_gradients()
