@@ -121,6 +121,8 @@ def make_tiny(values: dict) -> None:
         batch_size = min(recipe["train"]["batch_size"], 100)
         recipe["train"] |= {"num_epochs": 1, "report_every_steps": 50, "batch_size": batch_size, "precision": "float32"}
         recipe["evaluate"] |= {"num_pictures": 4, "precision": "float32"}
+        if "width" in recipe["model"]:
+            recipe["model"]["width"] = 8
 
 
 def project_files() -> list[str]:
@@ -168,8 +170,8 @@ def known_template(done_template: Path, tmp_path_factory: pytest.TempPathFactory
     for name in ("mlflow.db", "mlartifacts"):  # whose paths lead back to the template
         subprocess.run(["rm", "-rf", str(root / name)], check=True)
     repository = Repository(root)
-    repository.run("dvc", "exp", "run", "--name", "slower", "--set-param", "recipes.lab.train.momentum=0.8")
-    repository.edit(lambda values: values["recipes"]["lab"]["train"].update(momentum=0.7))
+    repository.run("dvc", "exp", "run", "--name", "slower", "--set-param", "recipes.lab.train.optimizer.momentum=0.8")
+    repository.edit(lambda values: values["recipes"]["lab"]["train"]["optimizer"].update(momentum=0.7))
     assert repository.repro() == ["train", "evaluate"]
     repository.run("git", "checkout", "--quiet", "--force", ".")
     repository.run("dvc", "checkout")

@@ -23,9 +23,8 @@ from samebits.evaluation.inference import predict_logits
 from samebits.training import loop
 
 torch.set_num_threads(1)
-TRAIN = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "batch_size": 4, "num_epochs": 1}
-TRAIN |= {"schedule": "constant", "label_smoothing": 0.0, "flip": "none", "translate": 0, "precision": "float32"}
-TRAIN |= {"report_every_steps": 100, "num_threads": 1}
+TRAIN = {"optimizer": {"name": "sgd", "learning_rate": 0.01, "momentum": 0.9}, "precision": "float32"}
+TRAIN |= {"batch_size": 4, "num_epochs": 1, "report_every_steps": 100, "num_threads": 1}
 
 
 def make(name: str = "linear", image_shape: tuple[int, int, int] = (1, 4, 4), initialization: str = "he") -> Checkpoint:
@@ -33,7 +32,7 @@ def make(name: str = "linear", image_shape: tuple[int, int, int] = (1, 4, 4), in
     normalization = Normalization((0.1 + 0.2,) * image_shape[0], (1 / 3,) * image_shape[0])
     description = Description("shapes", ("disc", "étoile", "ring"), image_shape, normalization)
     model = {"name": name, "initialization": initialization}
-    network = models.build(params.Model.model_validate(model), image_shape, 3, seed=5)
+    network = models.build(params.part("model", model), image_shape, 3, seed=5)
     recipe = {"recipe": "small", "seed": 2**32 - 1, "model": model, "train": TRAIN}
     return Checkpoint(network.state_dict(), recipe, description)
 
@@ -211,8 +210,8 @@ WRONG_TEXT: dict[str, tuple[Any, list[str]]] = {
     "recipe is a list": (GOOD | {"recipe": ["lab"]}, ["recipe", "object"]),
     "no model": (GOOD | {"recipe": lacking(GOOD["recipe"], "model")}, ["model"]),
     "model is a list": (GOOD | {"recipe": GOOD["recipe"] | {"model": []}}, ["not describe a network"]),
-    "unknown model": (modelled(name="resnet"), ["name", "'lab', 'linear' or 'speed'"]),
-    "a module of ours that is no model": (modelled(name="initialization"), ["name", "'lab', 'linear' or 'speed'"]),
+    "unknown model": (modelled(name="vgg"), ["vgg", "'lab', 'linear', 'resnet', 'speed'"]),
+    "a module of ours that is no model": (modelled(name="__init__"), ["__init__", "'lab', 'linear'"]),
     "unknown key of the model": (modelled(width=3), ["width"]),
     "images too small for the network": (modelled(name="lab"), ["16x16", "4x4"]),
 }

@@ -26,7 +26,7 @@ def write_result(repository: Repository, seed: int, momentum: float, accuracy: f
 
     def change(values: dict) -> None:
         values["seed"] = seed
-        values["recipes"]["lab"]["train"]["momentum"] = momentum
+        values["recipes"]["lab"]["train"]["optimizer"]["momentum"] = momentum
 
     repository.edit(change)
     random = np.random.default_rng([seed, int(100 * accuracy)])
@@ -191,7 +191,9 @@ def test_own_images_are_told_apart_whatever_else_differs(fresh: Repository, tmp_
         if name == "replaced":  # by others of the same names, so that counts, classes and order stay
             for number, path in enumerate(sorted(images.rglob("*.png"))):
                 draw(path, 10_000 + number)
-        fresh.edit(lambda values, rate=learning_rate: values["recipes"]["lab"]["train"].update(learning_rate=rate))
+        fresh.edit(
+            lambda values, rate=learning_rate: values["recipes"]["lab"]["train"]["optimizer"].update(learning_rate=rate)
+        )
         fresh.repro()
         fresh.run("git", "checkout", "--quiet", "-B", name)
         fresh.commit(name)

@@ -101,7 +101,7 @@ class Clean:
 
 def set_values(values: dict, named: Named) -> None:
     values["seed"] = named.seed
-    values["recipes"]["lab"]["train"]["learning_rate"] = named.learning_rate
+    values["recipes"]["lab"]["train"]["optimizer"]["learning_rate"] = named.learning_rate
     values["recipes"]["lab"]["evaluate"]["num_pictures"] = named.num_pictures
     values["data"]["shapes"]["num_test"] = named.num_test
 
@@ -186,11 +186,15 @@ def commit_code(repository: Repository) -> Any:
 
 EDITS = {
     "seed": edit_value(lambda values: values.update(seed=7)),
-    "learning rate": edit_value(lambda values: values["recipes"]["lab"]["train"].update(learning_rate=0.01)),
+    "learning rate": edit_value(
+        lambda values: values["recipes"]["lab"]["train"]["optimizer"].update(learning_rate=0.01)
+    ),
     "pictures": edit_value(lambda values: values["recipes"]["lab"]["evaluate"].update(num_pictures=3)),
     "data": edit_value(lambda values: values["data"]["shapes"].update(num_test=90)),
     "recipe": edit_value(lambda values: values.update(recipe="linear")),
-    "another recipe": edit_value(lambda values: values["recipes"]["linear"]["train"].update(learning_rate=0.5)),
+    "another recipe": edit_value(
+        lambda values: values["recipes"]["linear"]["train"]["optimizer"].update(learning_rate=0.5)
+    ),
     "comment": edit_text("params.yaml", lambda content: b"# a comment\n" + content),
     "no YAML": edit_text("params.yaml", lambda content: content[:200] + b"\n  {"),
     "code": edit_text(CODE, lambda content: content.replace(*(each.encode() for each in OTHER_CODE))),
@@ -355,7 +359,7 @@ class Truth:
             assert clean[CHECKPOINT] == tags["samebits.checkpoint_md5"], f"{named} at {commit} gives another checkpoint"
             assert clean[DATASET] == tags["samebits.data_md5"]
             assert values["seed"] == named.seed
-            assert values["recipes"]["lab"]["train"]["learning_rate"] == named.learning_rate
+            assert values["recipes"]["lab"]["train"]["optimizer"]["learning_rate"] == named.learning_rate
             if run["outputs"]:
                 outputs = {output["path"]: output["md5"] for output in run["outputs"]}
                 assert outputs == {path: clean[path] for path in outputs}

@@ -41,7 +41,7 @@ def converted(checkpoint: Checkpoint, path: Path) -> onnxruntime.InferenceSessio
 def test_the_onnx_model_takes_raw_pixels_of_any_number_of_images(recipe: str, tmp_path: Path) -> None:
     checkpoint = trained((3, 20, 24), ("größer", "b", "c"))
     model = {"name": recipe, "initialization": "he"}
-    weights = models.build(params.Model.model_validate(model), (3, 20, 24), 3, seed=1).state_dict()
+    weights = models.build(params.part("model", model), (3, 20, 24), 3, seed=1).state_dict()
     checkpoint = Checkpoint(weights, {"recipe": recipe, "model": model}, checkpoint.description)
     session = converted(checkpoint, tmp_path / "model.onnx")
     random = np.random.default_rng(0)

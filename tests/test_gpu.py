@@ -37,7 +37,7 @@ def drawn(num_images: int) -> Split:
     return Split(torch.randn(num_images, *IMAGE_SHAPE, generator=generator).half(), torch.arange(num_images) % 10)
 
 
-@pytest.mark.parametrize("recipe", ["lab", "linear", "speed"])
+@pytest.mark.parametrize("recipe", params.load(PROJECT / "params.yaml").recipes)
 def test_an_epoch_never_waits_for_the_gpu(recipe: str) -> None:
     settings = params.load(PROJECT / "params.yaml").recipes[recipe]
     change = {"num_epochs": 1, "batch_size": 10, "report_every_steps": NUM_STEPS, "precision": "float32"}

@@ -50,7 +50,7 @@ def change_code(repository: Repository) -> None:
 
 def set_learning(values: dict) -> None:
     values["seed"] = 7
-    values["recipes"]["lab"]["train"]["learning_rate"] = 0.01
+    values["recipes"]["lab"]["train"]["optimizer"]["learning_rate"] = 0.01
 
 
 def while_it_trains(
@@ -139,7 +139,7 @@ def test_what_does_not_concern_a_training_is_edited_freely(longer: Repository) -
     parameters, code = longer.root / "params.yaml", longer.root / "src/samebits/training/loop.py"
 
     def edit() -> None:
-        longer.edit(lambda values: values["recipes"]["linear"]["train"].update(learning_rate=0.5))
+        longer.edit(lambda values: values["recipes"]["linear"]["train"]["optimizer"].update(learning_rate=0.5))
         parameters.write_text("# a comment\n" + parameters.read_text())
         code.write_text(code.read_text() + "# another\n")
         (longer.root / "README.md").write_text("other words\n")

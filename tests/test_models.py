@@ -1,15 +1,17 @@
 """The networks: exactly the ones that are named, with weights that only the seed decides."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from samebits import models, params
+from samebits import models, params, parts
 from samebits.errors import UserError
 from samebits.models import speed
+from tests.example_parts import variants
 
 torch.set_num_threads(1)
 CIFAR10 = (3, 32, 32)
@@ -18,7 +20,7 @@ CIFAR10 = (3, 32, 32)
 def build(
     name: str, image_shape: tuple[int, int, int] = CIFAR10, classes: int = 10, seed: int = 0, start: str = "pytorch"
 ) -> nn.Module:
-    model = params.Model.model_validate({"name": name, "initialization": start})
+    model = params.part("model", {"name": name} | ({"initialization": start} if name in ("lab", "linear") else {}))
     return models.build(model, image_shape, classes, seed)
 
 
@@ -77,21 +79,35 @@ def test_images_too_small_for_a_network_are_refused(name: str, least: int) -> No
         build(name, (image_shape[0], least, least))
 
 
-STARTS = [*((name, start) for name in ("lab", "linear") for start in ("pytorch", "he")), ("speed", "partial_identity")]
+# Every network with every choice that it offers.
+NETWORKS = [section for name in parts.names("model") for section in variants("model", name)]
 
 
-@pytest.mark.parametrize(("name", "start"), STARTS)
-def test_weights_are_decided_by_the_seed_alone(name: str, start: str) -> None:
+@pytest.mark.parametrize("model", NETWORKS, ids=str)
+def test_every_network(model: dict[str, Any]) -> None:
+    """One suite for all: shapes, dtype, the seed, the images that decide weights, gradients of all that is trained."""
+
+    def network_of(seed: int, image_shape: tuple[int, int, int] = CIFAR10, classes: int = 10) -> nn.Module:
+        network = models.build(params.part("model", model), image_shape, classes, seed)
+        models.initialize_from(network, images(20, image_shape))
+        return network
+
     torch.manual_seed(5)
-    first = build(name, seed=3, start=start).state_dict()
+    network, first = network_of(3), network_of(3).state_dict()
     torch.manual_seed(6)
     torch.rand(100)
-    again, other = (build(name, seed=seed, start=start).state_dict() for seed in (3, 4))
+    again, other = (network_of(seed).state_dict() for seed in (3, 4))
     assert all(torch.equal(first[key], again[key]) for key in first)
-    # A convolution to as many channels as it has begins as the identity, and the scale of a BatchNorm at 1.
-    fixed = ("conv2.weight", "blocks.2.conv1.weight", "norm1.weight", "norm2.weight") if name == "speed" else ()
-    drawn = [key for key in first if key.endswith("weight") and not key.endswith(fixed)]
-    assert all(not torch.equal(first[key], other[key]) for key in drawn)
+    is_drawn = model.get("initialization") != "zero"
+    assert any(not torch.equal(first[key], other[key]) for key in first) == is_drawn
+    for image_shape, classes in (CIFAR10, 10), ((1, 28, 28), 3), ((3, 24, 40), 2):
+        logits = network_of(0, image_shape, classes).eval()(images(5, image_shape))
+        assert logits.shape == (5, classes) and logits.dtype == torch.float32 and logits.isfinite().all()
+        assert (len(logits.unique(dim=0)) == 5) == is_drawn  # every image has its own
+    trained = [each for group in models.parameter_groups(network).values() for each in group if each.requires_grad]
+    assert {id(each) for each in trained} == {id(each) for each in network.parameters() if each.requires_grad}
+    F.cross_entropy(network.train()(images(8)), torch.arange(8)).backward()
+    assert all(each.grad is not None for each in trained)
 
 
 @pytest.mark.parametrize("start", ["pytorch", "he", "zero"])
@@ -141,7 +157,7 @@ def test_zero_initialization_is_zero(name: str) -> None:
 
 
 def build_speed(image_shape: tuple[int, int, int] = CIFAR10, classes: int = 10) -> speed.Network:
-    network = build("speed", image_shape, classes, start="partial_identity")
+    network = build("speed", image_shape, classes)
     assert isinstance(network, speed.Network)
     return network
 
@@ -151,7 +167,7 @@ def build_speed(image_shape: tuple[int, int, int] = CIFAR10, classes: int = 10) 
 )
 def test_speed_fits_other_images_and_classes(image_shape: tuple[int, int, int], classes: int) -> None:
     network = build_speed(image_shape, classes)
-    network.begin_from(images(20, image_shape))
+    network.initialize_from(images(20, image_shape))
     logits = network(images(5, image_shape))
     assert logits.shape == (5, classes) and logits.dtype == torch.float32
     assert len(logits.unique(dim=0)) == 5
@@ -161,7 +177,7 @@ def test_speed_fits_other_images_and_classes(image_shape: tuple[int, int, int], 
 
 def test_speed_is_the_network_of_the_paper() -> None:
     network = build_speed().eval()
-    network.begin_from(images(50))
+    network.initialize_from(images(50))
     for norm in (part for part in network.modules() if isinstance(part, nn.BatchNorm2d)):
         nn.init.normal_(norm.bias)
         nn.init.normal_(norm.running_mean)
@@ -199,7 +215,7 @@ def test_whitening_makes_the_numbers_of_a_patch_independent() -> None:
     random = images(500, (3, 12, 12))
     blurred = F.avg_pool2d(random, 3, stride=1)  # neighbours are alike, as in any picture
     network = build_speed((3, 10, 10))
-    network.begin_from(blurred)
+    network.initialize_from(blurred)
     whitened = F.conv2d(blurred, network.whitening.weight)[:, :12].permute(0, 2, 3, 1).flatten(0, 2)
     covariance = whitened.T @ whitened / len(whitened)
     # An eigenvalue v becomes v / (v + 0.0005): next to 1, and a little less for the smallest.

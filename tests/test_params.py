@@ -1,5 +1,7 @@
 """params.yaml: every mistake gets one line that names the key, its value and what is allowed."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ def change(before: str, after: str) -> str:
 
 LAB = "learning_rate: 0.001"
 BROKEN = {
-    "unknown recipe": (change("recipe: lab", "recipe: lba"), ["recipe", "'lba'", "lab, linear, speed"]),
+    "unknown recipe": (change("recipe: lab", "recipe: lba"), ["recipe", "'lba'", "lab, linear, speed, resnet"]),
     "recipe is a list": (change("recipe: lab", "recipe: [lab]"), ["recipe", "['lab']", "string"]),
     "no recipe": (change("recipe: lab", "# "), ["recipe", "missing"]),
     "negative seed": (change("seed: 0", "seed: -1"), ["seed", "-1", "greater than or equal to 0"]),
@@ -29,19 +31,31 @@ BROKEN = {
     "seed is empty": (change("seed: 0", "seed:"), ["seed", "None", "integer"]),
     "unknown device": (change("device: auto", "device: gpu"), ["device", "'gpu'", "'auto', 'cpu' or 'cuda'"]),
     "unknown top-level key": (GOOD + "sead: 1\n", ["sead", "not a known key"]),
-    "misspelt learning rate": (change(LAB, "learning_rat: 0.001"), ["recipes.lab.train.learning_rate", "missing"]),
+    "misspelt learning rate": (
+        change(LAB, "learning_rat: 0.001"),
+        ["recipes.lab.train.optimizer.learning_rate", "missing"],
+    ),
     "learning rate is text": (
         change(LAB, "learning_rate: fast"),
-        ["recipes.lab.train.learning_rate", "'fast'", "number"],
+        ["recipes.lab.train.optimizer.learning_rate", "'fast'", "number"],
     ),
-    "learning rate zero": (change(LAB, "learning_rate: 0"), ["recipes.lab.train.learning_rate", "0", "greater than 0"]),
+    "learning rate zero": (
+        change(LAB, "learning_rate: 0"),
+        ["recipes.lab.train.optimizer.learning_rate", "0", "greater than 0"],
+    ),
     "learning rate negative": (
         change(LAB, "learning_rate: -1e-3"),
-        ["train.learning_rate", "-0.001", "greater than 0"],
+        ["train.optimizer.learning_rate", "-0.001", "greater than 0"],
     ),
-    "learning rate infinite": (change(LAB, "learning_rate: .inf"), ["train.learning_rate", "inf", "finite"]),
-    "learning rate not a number": (change(LAB, "learning_rate: .nan"), ["train.learning_rate", "nan", "finite"]),
-    "momentum one": (change("momentum: 0.9", "momentum: 1"), ["recipes.lab.train.momentum", "1", "less than 1"]),
+    "learning rate infinite": (change(LAB, "learning_rate: .inf"), ["train.optimizer.learning_rate", "inf", "finite"]),
+    "learning rate not a number": (
+        change(LAB, "learning_rate: .nan"),
+        ["train.optimizer.learning_rate", "nan", "finite"],
+    ),
+    "momentum one": (
+        change("momentum: 0.9", "momentum: 1"),
+        ["recipes.lab.train.optimizer.momentum", "1", "less than 1"],
+    ),
     "batch size zero": (
         change("batch_size: 4", "batch_size: 0"),
         ["train.batch_size", "0", "greater than or equal to 1"],
@@ -50,16 +64,16 @@ BROKEN = {
     "no epochs": (change("num_epochs: 2", "num_epochs: 0"), ["train.num_epochs", "0", "greater than or equal to 1"]),
     "no threads": (change("num_threads: 1", "num_threads: 0"), ["num_threads", "0", "greater than or equal to 1"]),
     "unknown optimizer": (
-        change("optimizer: sgd", "optimizer: adam"),
-        ["train.optimizer", "'adam'", "'sgd' or 'muon'"],
+        change("name: sgd", "name: adam"),
+        ["recipes.lab.train.optimizer.name", "'adam'", "'adamw', 'muon', 'sgd'"],
     ),
     "unknown model": (
-        change("name: lab", "name: resnet"),
-        ["recipes.lab.model.name", "'resnet'", "'lab', 'linear' or 'speed'"],
+        change("name: lab", "name: vgg"),
+        ["recipes.lab.model.name", "'vgg'", "'lab', 'linear', 'resnet', 'speed'"],
     ),
     "unknown initialization": (
         change("initialization: pytorch", "initialization: xavier"),
-        ["model.initialization", "'xavier'", "'pytorch', 'he', 'zero' or 'partial_identity'"],
+        ["model.initialization", "'xavier'", "'pytorch', 'he' or 'zero'"],
     ),
     "unknown source": (
         change("source: cifar10", "source: cifar100"),
@@ -89,22 +103,36 @@ BROKEN = {
         change("precision: float32 ", "precision: half "),
         ["recipes.lab.train.precision", "'half'", "'float32' or 'bfloat16'"],
     ),
-    "muon without its section": (
-        change("optimizer: sgd", "optimizer: muon"),
-        ["recipes.lab.train", "'muon'", "the section muon"],
+    "a setting of another network": (
+        change("name: speed\n", "name: speed\n      initialization: he\n"),
+        ["recipes.speed.model.initialization", "not a known key"],
     ),
-    "the section muon without muon": (
-        change("optimizer: muon", "optimizer: sgd"),
-        ["recipes.speed.train", "'sgd'", "the section muon"],
+    "a setting of another optimizer": (
+        change("name: adamw", "name: sgd"),
+        ["recipes.resnet.train.optimizer.momentum", "missing"],
     ),
-    "muon for another network": (
-        change("name: speed\n      initialization: partial_identity", "name: lab\n      initialization: he"),
-        ["recipes.speed", "'lab'", "muon", "need the network speed"],
+    "an optimizer without a name": (change("        name: sgd\n", ""), ["recipes.lab.train.optimizer.name", "missing"]),
+    "an optimizer that is only a name": (
+        change("optimizer:\n        name: adamw", "optimizer: adamw\n      x:\n        name: adamw"),
+        ["recipes.resnet.train.optimizer", "'adamw'", "a name and settings"],
     ),
-    "speed begun otherwise": (
-        change("initialization: partial_identity", "initialization: he"),
-        ["recipes.speed", "'he'", "partial_identity"],
+    "an unknown augmentation": (
+        change("{name: flip}", "{name: flop}"),
+        ["recipes.speed.train.augmentation.1.name", "'flop'", "'cutout', 'flip', 'resize', 'translate'"],
     ),
+    "a shift of no pixel": (
+        change("pixels: 2", "pixels: 0"),
+        ["recipes.speed.train.augmentation.0.pixels", "0", "greater than or equal to 1"],
+    ),
+    "an unknown schedule": (
+        change("name: cosine", "name: sine"),
+        ["recipes.resnet.train.schedule.name", "'sine'", "'cosine', 'linear'"],
+    ),
+    "an unknown metric": (
+        change("name: top_k", "name: f1"),
+        ["recipes.resnet.evaluate.metrics.0.name", "'f1'", "'top_k'"],
+    ),
+    "a name that DVC takes for two": (change("  lab:  ", "  my.lab:  "), ["recipes.my.lab", "my.lab"]),
     "too many pictures": (
         change("num_pictures: 40", "num_pictures: 41"),
         ["evaluate.num_pictures", "41", "equal to 40"],
@@ -145,7 +173,7 @@ def test_missing_and_undecodable_files_are_named(tmp_path: Path) -> None:
 def test_numbers_mean_what_dvc_takes_them_for(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(change(LAB, "learning_rate: 1e-3"))  # a number in YAML 1.2, text in YAML 1.1
-    assert params.load(path).chosen.train.learning_rate == 0.001
+    assert params.load(path).chosen.train.optimizer.settings["learning_rate"] == 0.001
 
 
 def test_a_result_is_decided_by_the_chosen_recipe_alone(tmp_path: Path) -> None:
@@ -159,11 +187,11 @@ def test_a_result_is_decided_by_the_chosen_recipe_alone(tmp_path: Path) -> None:
 
 
 def test_the_first_stage_that_runs_checks_the_whole_file(fresh: Repository) -> None:
-    fresh.edit(lambda values: values["recipes"]["linear"]["train"].update(momentum=2))
+    fresh.edit(lambda values: values["recipes"]["linear"]["train"]["optimizer"].update(momentum=2))
     done = fresh.run("dvc", "repro", ok=False)
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert lines == ["error: params.yaml: recipes.linear.train.momentum is 2: must be less than 1"]
+    assert lines == ["error: params.yaml: recipes.linear.train.optimizer.momentum is 2: must be less than 1"]
     assert "Traceback" not in done.stdout + done.stderr
     assert not (fresh.root / "dvc.lock").exists()
 
@@ -172,7 +200,7 @@ def test_an_unknown_recipe_writes_nothing(fresh: Repository) -> None:
     fresh.edit(lambda values: values.update(recipe="lba"))
     done = fresh.run("dvc", "repro", ok=False)
     assert done.returncode != 0
-    assert "error: params.yaml: recipe is 'lba': must be one of lab, linear, speed" in done.stderr.splitlines()
+    assert "error: params.yaml: recipe is 'lba': must be one of lab, linear, speed, resnet" in done.stderr.splitlines()
     assert fresh.status() == " M params.yaml\n"
 
 
@@ -181,3 +209,20 @@ def test_where_dvc_cannot_read_the_file_its_message_stands(fresh: Repository) ->
     done = fresh.run("dvc", "repro", ok=False)
     assert done.returncode != 0 and "params.yaml" in done.stderr and "Traceback" not in done.stderr
     assert fresh.status() == " M params.yaml\n"
+
+
+def test_params_are_checked_without_pytorch() -> None:
+    program = "import sys; from pathlib import Path; from samebits import params; params.load(Path('params.yaml'))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}; print('torch' in sys.modules)"], cwd=PROJECT, capture_output=True
+    )
+    assert done.stdout == b"False\n", done.stderr
+
+
+def test_what_is_absent_leaves_no_trace(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(GOOD)
+    train = params.load(path).resolved()["train"]
+    assert not {"schedule", "augmentation", "label_smoothing"} & train.keys()
+    recipe = params.load(path).recipes["resnet"].model_dump(include={"model", "train"})
+    assert recipe["train"]["optimizer"] == {"name": "adamw", "learning_rate": 0.001, "weight_decay": 0.05}

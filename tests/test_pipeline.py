@@ -44,7 +44,7 @@ def test_forced_runs_give_the_same_bits_in_any_folder(done: Repository, tmp_path
 
 
 def test_the_learning_rate_does_not_prepare_again(done: Repository) -> None:
-    done.edit(lambda values: values["recipes"]["lab"]["train"].update(learning_rate=0.01))
+    done.edit(lambda values: values["recipes"]["lab"]["train"]["optimizer"].update(learning_rate=0.01))
     assert done.repro() == ["train", "evaluate"]
 
 
@@ -59,7 +59,7 @@ def test_the_data_prepares_again(done: Repository) -> None:
 
 
 def test_another_recipe_makes_nothing_stale(done: Repository) -> None:
-    done.edit(lambda values: values["recipes"]["linear"]["train"].update(learning_rate=0.5))
+    done.edit(lambda values: values["recipes"]["linear"]["train"]["optimizer"].update(learning_rate=0.5))
     assert done.repro() == []
 
 
@@ -90,7 +90,7 @@ def test_validation_images_are_measured_at_the_end_of_each_epoch(done: Repositor
 
 
 def test_a_diverging_training_stops_with_one_line_and_leaves_the_result_alone(done: Repository) -> None:
-    done.edit(lambda values: values["recipes"]["lab"]["train"].update(learning_rate=1e12))
+    done.edit(lambda values: values["recipes"]["lab"]["train"]["optimizer"].update(learning_rate=1e12))
     failed = done.run("dvc", "repro", ok=False)
     assert failed.returncode != 0
     (line,) = [line for line in failed.stderr.splitlines() if line.startswith("error:")]
@@ -131,12 +131,12 @@ def test_nothing_of_the_host_or_the_run_is_in_an_output(done: Repository) -> Non
 
 def test_edit_reproduce_and_compare(done: Repository) -> None:
     before = json.loads((done.root / "metrics/evaluate.json").read_text())["accuracy"]
-    done.edit(lambda values: values["recipes"]["lab"]["train"].update(learning_rate=0.02))
+    done.edit(lambda values: values["recipes"]["lab"]["train"]["optimizer"].update(learning_rate=0.02))
     done.repro()
     after = json.loads((done.root / "metrics/evaluate.json").read_text())["accuracy"]
 
-    parameters = row_of(done.run("dvc", "params", "diff").stdout, "recipes.lab.train.learning_rate")
-    assert parameters == ["params.yaml", "recipes.lab.train.learning_rate", "0.001", "0.02"]
+    parameters = row_of(done.run("dvc", "params", "diff").stdout, "recipes.lab.train.optimizer.learning_rate")
+    assert parameters == ["params.yaml", "recipes.lab.train.optimizer.learning_rate", "0.001", "0.02"]
     row = row_of(done.run("dvc", "metrics", "diff").stdout, "accuracy")
     assert row[:4] == ["metrics/evaluate.json", "accuracy", f"{before:g}", f"{after:g}"]
 
@@ -145,10 +145,10 @@ def test_edit_reproduce_and_compare(done: Repository) -> None:
 
 
 def test_experiments_are_run_shown_and_compared(done: Repository) -> None:
-    run = done.run("dvc", "exp", "run", "--name", "fast", "-S", "recipes.lab.train.learning_rate=0.02")
+    run = done.run("dvc", "exp", "run", "--name", "fast", "-S", "recipes.lab.train.optimizer.learning_rate=0.02")
     assert stages_run(run.stdout) == ["train", "evaluate"]
     shown = list(csv_rows(done.run("dvc", "exp", "show", "--csv").stdout))
-    rates = {row["Experiment"]: row["recipes.lab.train.learning_rate"] for row in shown if row["Experiment"]}
+    rates = {row["Experiment"]: row["recipes.lab.train.optimizer.learning_rate"] for row in shown if row["Experiment"]}
     assert rates["fast"] == "0.02"
     assert all(row["accuracy"] for row in shown if row["Experiment"] == "fast")
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from samebits import atomic, checkpoint, models, params
+from samebits import atomic, checkpoint, models, params, parts
 from samebits.checkpoint import Checkpoint
 from samebits.data import cifar10, shapes
 from samebits.data.normalization import Normalization
@@ -36,7 +36,7 @@ def trained(
 ) -> Checkpoint:
     """A network with large random weights, so that its answers differ from image to image."""
     model = {"name": "lab", "initialization": "he"}
-    network = models.build(params.Model.model_validate(model), image_shape, len(class_names), seed=1)
+    network = models.build(params.part("model", model), image_shape, len(class_names), seed=1)
     channels = image_shape[0]
     normalization = Normalization((0.48, 0.47, 0.45)[:channels], (0.25, 0.24, 0.26)[:channels])
     description = Description("shapes", class_names, image_shape, normalization)
@@ -70,10 +70,10 @@ def test_files_get_the_probabilities_of_the_evaluation(tmp_path: Path) -> None:
     assert len(np.unique(probabilities.argmax(1))) > 1
 
 
-@pytest.mark.parametrize("recipe", ["lab", "linear", "speed"])
+@pytest.mark.parametrize("recipe", parts.names("model"))
 def test_an_image_gets_the_same_bits_alone_and_among_others(recipe: str, tmp_path: Path) -> None:
-    model = {"name": recipe, "initialization": "partial_identity" if recipe == "speed" else "he"}
-    weights = models.build(params.Model.model_validate(model), (3, 32, 32), 10, seed=1).state_dict()
+    model = {"name": recipe} | ({"initialization": "he"} if recipe in ("lab", "linear") else {})
+    weights = models.build(params.part("model", model), (3, 32, 32), 10, seed=1).state_dict()
     network = Checkpoint(weights, {"recipe": recipe, "model": model}, trained().description)
     paths = save(tmp_path / "images", shapes.draw(70, 0, "test", progress=False)[0])  # more than one process reads
 
@@ -97,7 +97,7 @@ def test_other_shapes_and_classes(image_shape: tuple[int, int, int], tmp_path: P
 def test_a_network_for_something_else_is_one_line(tmp_path: Path) -> None:
     network = trained((3, 32, 32))
     odd = Description("x", network.description.class_names, (2, 32, 32), Normalization((0.0, 0.0), (1.0, 1.0)))
-    model = params.Model.model_validate(network.recipe["model"])
+    model = params.part("model", network.recipe["model"])
     weights = models.build(model, (2, 32, 32), 10, seed=0).state_dict()
     with pytest.raises(UserError, match="2 channels"):
         list(predict(Checkpoint(weights, network.recipe, odd), ["x.png"], CPU))

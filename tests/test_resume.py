@@ -1,6 +1,5 @@
 """Resume points: a training that was stopped anywhere ends with the bits of one that never was."""
 
-import io
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from samebits.data.prepared import Split
 from samebits.training import loop, resume
 from samebits.training.resume import ResumePoints
 from tests.test_models import build_speed
-from tests.test_optimizers import muon_settings
+from tests.test_optimizers import muon_settings, through_disk
 from tests.test_training import build, random_split, settings, weights
 
 SETTINGS = settings(num_epochs=3, batch_size=4, report_every_steps=7, momentum=0.9)
@@ -25,12 +24,6 @@ def train(data: Split, validation: Split, on_pause=None, resume_from=None):
     network = build("linear", data)
     rows = loop.train(network, data, validation, SETTINGS, 0, lambda *_: None, on_pause, resume_from)
     return rows, weights(network)
-
-
-def through_disk(state: loop.State) -> loop.State:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
 
 
 def test_resumed_from_every_point_the_bits_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,9 +44,15 @@ def test_the_speed_recipe_resumes_with_the_same_bits(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(loop, "_IMAGES_PER_CHUNK", 20)
     data, nothing = random_split(50, (3, 16, 16)), random_split(0, (3, 16, 16))
     train_settings = muon_settings(
-        num_epochs=3, flip="alternating", translate=2, label_smoothing=0.2, precision="bfloat16",
-        resizing={"num_epochs": 2, "side": 12},
-    )  # fmt: skip
+        num_epochs=3,
+        augmentation=[
+            {"name": "translate", "pixels": 2},
+            {"name": "flip"},
+            {"name": "resize", "num_epochs": 2, "side": 12},
+        ],
+        label_smoothing=0.2,
+        precision="bfloat16",
+    )
 
     def speed_training(on_pause=None, resume_from=None):
         network = build_speed((3, 16, 16))

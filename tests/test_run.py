@@ -109,7 +109,7 @@ def test_a_lock_that_is_not_the_result_of_this_code_is_found_in_a_bare_clone(don
     clone = Repository(tmp_path / "clone")
     done.run("git", "clone", "--quiet", str(done.root), str(clone.root))
     assert make(clone, "check-lock") == ""
-    clone.edit(lambda values: values["recipes"]["lab"]["train"].update(momentum=0.8))
+    clone.edit(lambda values: values["recipes"]["lab"]["train"]["optimizer"].update(momentum=0.8))
     failed = clone.run("make", "--old-file=.venv/installed", "check-lock", ok=False)
     assert failed.returncode != 0 and "(train: recipes.lab.train in params.yaml): run `dvc repro`" in failed.stderr
     clone.run("git", "checkout", "params.yaml")

@@ -37,7 +37,7 @@ def remote(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Remote]:
 
 
 def momentum(repository: Repository, value: float) -> None:
-    repository.edit(lambda values: values["recipes"]["lab"]["train"].update(momentum=value))
+    repository.edit(lambda values: values["recipes"]["lab"]["train"]["optimizer"].update(momentum=value))
 
 
 def checkpoint_of_run(repository: Repository, value: float) -> str:

@@ -105,7 +105,7 @@ def test_track_in_a_moved_clone(done: Repository) -> None:
     moved = Repository(done.root.with_name("moved"))
     done.root.rename(moved.root)
     assert moved.run("samebits", "track").stdout.endswith(": 0 new, 0 completed, 1 there already\n")
-    moved.run("dvc", "exp", "run", "--temp", "--set-param", "recipes.lab.train.momentum=0.8")
+    moved.run("dvc", "exp", "run", "--temp", "--set-param", "recipes.lab.train.optimizer.momentum=0.8")
     assert len(list((moved.root / "mlartifacts").rglob("params.yaml"))) == patches + 1
     assert not done.root.exists()
 

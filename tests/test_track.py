@@ -84,7 +84,9 @@ def _contents(root: Path, folder: Path) -> dict[str, dict[str, Any]]:
 
 def test_a_run_written_afterwards_is_the_one_that_was_logged_live(fresh: Repository, tmp_path: Path) -> None:
     fresh.repro()
-    fresh.run("dvc", "exp", "run", "--temp", "--name", "slower", "--set-param", "recipes.lab.train.momentum=0.8")
+    fresh.run(
+        "dvc", "exp", "run", "--temp", "--name", "slower", "--set-param", "recipes.lab.train.optimizer.momentum=0.8"
+    )
     live = contents(fresh.root, tmp_path / "live")
     assert len(live) == 2
     lose_database(fresh)

@@ -24,8 +24,10 @@ LN_10 = math.log(10)
 
 
 def settings(**changes: Any) -> params.Train:
-    values = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "batch_size": 4, "num_epochs": 2}
-    values |= {"schedule": "constant", "label_smoothing": 0.0, "flip": "none", "translate": 0, "precision": "float32"}
+    """Settings of a training by SGD; `learning_rate` and `momentum` are those of the optimizer."""
+    sgd = {"name": "sgd", "learning_rate": 0.01, "momentum": 0.9}
+    sgd |= {key: changes.pop(key) for key in ("learning_rate", "momentum") if key in changes}
+    values = {"optimizer": sgd, "precision": "float32", "batch_size": 4, "num_epochs": 2}
     return params.Train.model_validate(values | {"report_every_steps": 5, "num_threads": 1} | changes)
 
 
@@ -37,7 +39,7 @@ def random_split(num_images: int, image_shape: tuple[int, int, int] = (1, 4, 4),
 
 
 def build(name: str, data: Split, start: str = "pytorch") -> nn.Module:
-    model = params.Model.model_validate({"name": name, "initialization": start})
+    model = params.part("model", {"name": name, "initialization": start})
     return models.build(model, tuple(data.images.shape[1:]), 10, seed=0)
 
 
@@ -55,8 +57,9 @@ def weights(network: nn.Module) -> torch.Tensor:
 def plain_training(
     network: nn.Module, data: Split, train: params.Train, seed: int, fused: bool = True
 ) -> list[list[float]]:
-    """The textbook's loop; gives the loss of each mini-batch of each epoch."""
-    optimizer = torch.optim.SGD(network.parameters(), lr=train.learning_rate, momentum=train.momentum, fused=fused)
+    """The textbook's loop; returns the loss of each mini-batch of each epoch."""
+    sgd = train.optimizer.settings
+    optimizer = torch.optim.SGD(network.parameters(), lr=sgd["learning_rate"], momentum=sgd["momentum"], fused=fused)
     order = generator(seed, "order")
     losses = []
     for _ in range(train.num_epochs):

@@ -49,7 +49,7 @@ class Checkpoint:
     def require(self, settings: params.Params, description: Description, data_md5: str, path: Path) -> None:
         """Raise UserError, calling this `path`, if it was trained in another way or on other data than asked for."""
         asked = {"recipe": settings.recipe, "seed": settings.seed} | settings.chosen.model_dump(
-            include={"model", "train"}, exclude_none=True
+            include={"model", "train"}
         )
         own, other = (flatten(values) for values in (self.recipe, asked))
         differing = [

@@ -28,6 +28,10 @@ NumThreads = Annotated[int, Field(ge=1, le=1024)]
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """Return what params.yaml says, as plain values: what is absent leaves no trace."""
+        return super().model_dump(**{"exclude_unset": True} | options)
+
 
 class Part(_Section):
     """A part of a recipe, tagged by its name; its settings are those of its code (`samebits.parts`)."""
@@ -37,7 +41,7 @@ class Part(_Section):
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that params.yaml gives."""
-        return self.model_dump(exclude={"name"}, exclude_unset=True)
+        return self.model_dump(exclude={"name"})
 
 
 class _Kind:
@@ -59,11 +63,6 @@ def part(kind: str, values: Any) -> Part:
     """Check a section that describes a part of a kind. Raises ValidationError, a ValueError, if it is none."""
     checked: Part = TypeAdapter(Annotated[Part, _Kind(kind)]).validate_python(values)
     return checked
-
-
-def _is_absent(value: Any) -> bool:
-    """Tell whether a value leaves no trace in what is recorded, compared or logged."""
-    return not value
 
 
 class Shapes(_Section):
@@ -98,11 +97,9 @@ class Train(_Section):
     """How a network is trained."""
 
     optimizer: Annotated[Part, _Kind("optimizer")]
-    # Of the learning rate, which is constant without one.
-    schedule: Annotated[Part, _Kind("schedule")] | None = Field(None, exclude_if=_is_absent)
-    # One after the other.
-    augmentation: list[Annotated[Part, _Kind("augmentation")]] = Field([], exclude_if=_is_absent)
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, exclude_if=_is_absent)
+    schedule: Annotated[Part, _Kind("schedule")] | None = None  # of the learning rate, which is constant without one
+    augmentation: list[Annotated[Part, _Kind("augmentation")]] = []  # one after the other
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Precision
     batch_size: Count
     num_epochs: Count
@@ -113,8 +110,7 @@ class Train(_Section):
 class Evaluate(_Section):
     """How a trained network is measured and shown."""
 
-    # Beside those of every evaluation.
-    metrics: list[Annotated[Part, _Kind("metric")]] = Field([], exclude_if=_is_absent)
+    metrics: list[Annotated[Part, _Kind("metric")]] = []  # beside those of every evaluation
     precision: Precision
     test_time_augmentation: Literal["none", "mirror", "mirror_and_translate"]
     batch_size: Count
@@ -168,7 +164,7 @@ class Params(_Section):
             "device": self.device,
             "determinism": self.determinism,
             "data": self.data.model_dump(),
-            **self.chosen.model_dump(exclude_unset=True),
+            **self.chosen.model_dump(),
         }
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from samebits import models
-from samebits.quantities import Count
+from samebits.quantities import Width
 
 _BLOCKS_PER_STAGE = 2
 
@@ -37,7 +37,7 @@ class Block(nn.Module):
 class Network(nn.Module):
     """A convolution to `width` channels, four stages of two blocks with 1, 2, 4 and 8 times as many, global mean, linear."""
 
-    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, *, width: Count = 64) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, *, width: Width = 64) -> None:
         super().__init__()
         self.conv = nn.Conv2d(image_shape[0], width, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
