@@ -14,16 +14,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from samebits import params
 from samebits.data.raw import RawDataset, RawSplit
 from samebits.errors import UserError
-
-if TYPE_CHECKING:
-    from samebits.data.vision import CIFAR10
 
 FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -61,11 +58,12 @@ def inspect(data: params.Data, root: Path) -> tuple[Literal["ok", "note"], str]:
     return "ok", "CIFAR-10's raw files have their published MD5s"
 
 
-def load(raw: Path, dataset: "type[CIFAR10] | None" = None) -> RawDataset:
+def load(raw: Path, dataset: Any = None) -> RawDataset:
     """Read the 50,000 training and 10,000 test images after checking every file against its published MD5.
 
     They come from the folder that SAMEBITS_DATA names, else from `raw`, else from a download into `raw`. A folder holds
-    `cifar-10-batches-py` or the archive, and is only read. Raises UserError, naming the file that is wrong.
+    `cifar-10-batches-py` or the archive, and is only read. `dataset` is torchvision's class, or a subclass with other files
+    and MD5s. Raises UserError, naming the file that is wrong.
     """
     dataset = dataset or _published()
     chosen = os.environ.get("SAMEBITS_DATA")
@@ -85,7 +83,7 @@ def is_available(raw: Path) -> bool:
     return bool(os.environ.get("SAMEBITS_DATA")) or raw.is_file() or any(found)
 
 
-def download(raw: Path, dataset: "type[CIFAR10] | None" = None) -> None:
+def download(raw: Path, dataset: Any = None) -> None:
     """Download into `raw` with a progress bar; nothing incomplete is left there.
 
     Raises DownloadFailed if the network fails, UserError if `raw` cannot be written.
@@ -113,11 +111,10 @@ def download(raw: Path, dataset: "type[CIFAR10] | None" = None) -> None:
         socket.setdefaulttimeout(before)
 
 
-def _published() -> "type[CIFAR10]":
+def _published() -> Any:
     from samebits.data.vision import CIFAR10  # here, because importing torchvision takes seconds
 
-    published: type[CIFAR10] = CIFAR10
-    return published
+    return CIFAR10
 
 
 def _require_answer(url: str, raw: Path) -> None:
@@ -150,7 +147,7 @@ def _remove_leftovers(raw: Path) -> None:
 
 
 @contextmanager
-def _extracted(folder: Path, is_chosen: bool, dataset: "type[CIFAR10]") -> Iterator[Path]:
+def _extracted(folder: Path, is_chosen: bool, dataset: Any) -> Iterator[Path]:
     """Yield a folder that holds the batches: `folder` itself, or a temporary one with the extracted archive."""
     archive = folder if folder.is_file() else folder / ARCHIVE
     if (folder / FOLDER).is_dir():
@@ -173,9 +170,9 @@ def _extracted(folder: Path, is_chosen: bool, dataset: "type[CIFAR10]") -> Itera
         raise UserError(f"{variable} names {folder}, {what}: put the folder {FOLDER} or the file {ARCHIVE} there")
 
 
-def _read_split(root: Path, is_train: bool, is_chosen: bool, dataset: "type[CIFAR10]") -> RawSplit:
+def _read_split(root: Path, is_train: bool, is_chosen: bool, dataset: Any) -> RawSplit:
     try:
-        images: Any = dataset(root, train=is_train)
+        images = dataset(root, train=is_train)
     except RuntimeError:  # torchvision found a wrong file, and does not say which
         for name, md5 in [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]:
             _require_published(root / FOLDER / name, md5, is_chosen)
