@@ -2,8 +2,9 @@
 
 import torch
 
-from samebits.data import normalization, shapes
+from samebits.data import normalization
 from samebits.data.prepared import Split
+from samebits.data.sources import shapes
 
 IMAGE_SHAPE = (3, 32, 32)
 NUM_CLASSES = len(shapes.CLASS_NAMES)

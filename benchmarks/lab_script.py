@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.measure import Measure
 from samebits import models, params
-from samebits.data import normalization, shapes
+from samebits.data import normalization
+from samebits.data.sources import shapes
 
 
 class Pictures(Dataset):

@@ -23,7 +23,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from samebits.data import cifar10
+from samebits.data.sources import cifar10
 from samebits.errors import UserError
 from samebits.health import cached_objects, lost_experiments, stale_locks, tracking_database
 from samebits.health import check as checking
@@ -155,6 +155,8 @@ def test_a_healthy_clone_says_so_and_is_not_changed(done: Repository) -> None:
 
 
 def test_in_a_fresh_clone_what_is_not_there_yet_is_not_wrong(fresh: Repository, check: Any) -> None:
+    assert "CIFAR-10" not in "".join(check(fresh)[1])  # its data source is shapes
+    fresh.edit(lambda values: values["data"].update(source="cifar10"))
     before = everything(fresh.root)
     code, lines = check(fresh)
     assert code == 0
@@ -474,6 +476,7 @@ def test_a_torchvision_that_does_not_fit(fresh: Repository, check: Any, monkeypa
 def test_damaged_raw_data_is_named(
     fresh: Repository, check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fresh.edit(lambda values: values["data"].update(source="cifar10"))
     folder = tmp_path / "raw" / cifar10.FOLDER
     folder.mkdir(parents=True)
     (folder / "data_batch_1").write_text("no images")
@@ -491,6 +494,7 @@ def test_damaged_raw_data_is_named(
 
 @pytest.mark.skipif("SAMEBITS_TEST_DATA" not in os.environ, reason="needs CIFAR-10: SAMEBITS_TEST_DATA")
 def test_whole_raw_data(fresh: Repository, check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh.edit(lambda values: values["data"].update(source="cifar10"))
     monkeypatch.setenv("SAMEBITS_DATA", os.environ["SAMEBITS_TEST_DATA"])
     code, lines = check(fresh)
     assert code == 0 and "ok     CIFAR-10's raw files have their published MD5s" in lines

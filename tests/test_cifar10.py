@@ -29,9 +29,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from samebits.data import cifar10, normalization
-from samebits.data.cifar10 import ARCHIVE, FOLDER, CannotHave
+from samebits.data import normalization
 from samebits.data.raw import RawDataset
+from samebits.data.sources import cifar10
+from samebits.data.sources.cifar10 import ARCHIVE, FOLDER, DownloadFailed
 from samebits.data.vision import CIFAR10
 from samebits.errors import as_one_line
 from tests.conftest import Repository
@@ -180,7 +181,7 @@ def line_of(action: Callable[[], Any]) -> str:
 
 def test_batches_in_the_data_folder_are_read(tiny: Tiny, raw: Path) -> None:
     shutil.copytree(tiny.folder / FOLDER, raw / FOLDER)
-    data = cifar10.read(raw, tiny.dataset())
+    data = cifar10.load(raw, tiny.dataset())
     assert tiny.is_whole(data)
     assert data.class_names == ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     assert data.train.images.dtype == np.uint8 and data.train.labels.dtype == np.int64
@@ -201,7 +202,7 @@ def test_a_folder_that_holds_the_data_is_only_read(
     if chosen:
         monkeypatch.setenv("SAMEBITS_DATA", str(folder))
     with as_nobody():
-        data = cifar10.read(public / "unused" if chosen else folder, tiny.dataset())
+        data = cifar10.load(public / "unused" if chosen else folder, tiny.dataset())
     assert tiny.is_whole(data)
     assert snapshot(folder) == before
     assert listing(public / "unused") == []
@@ -213,7 +214,7 @@ def test_the_variable_may_name_the_archive_itself(tiny: Tiny, raw: Path, monkeyp
     shutil.copy(tiny.folder / ARCHIVE, folder / "renamed.tgz")
     before = snapshot(folder)
     monkeypatch.setenv("SAMEBITS_DATA", str(folder / "renamed.tgz"))
-    assert tiny.is_whole(cifar10.read(raw, tiny.dataset()))
+    assert tiny.is_whole(cifar10.load(raw, tiny.dataset()))
     assert snapshot(folder) == before
     assert not raw.exists()
 
@@ -221,7 +222,7 @@ def test_the_variable_may_name_the_archive_itself(tiny: Tiny, raw: Path, monkeyp
 def test_the_variable_goes_before_the_data_folder(tiny: Tiny, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (raw / FOLDER).mkdir(parents=True)  # broken, but nobody asked for it
     monkeypatch.setenv("SAMEBITS_DATA", str(tiny.folder))
-    assert tiny.is_whole(cifar10.read(raw, tiny.dataset()))
+    assert tiny.is_whole(cifar10.load(raw, tiny.dataset()))
 
 
 def test_nothing_unpacked_is_left_in_the_temporary_folder(
@@ -229,7 +230,7 @@ def test_nothing_unpacked_is_left_in_the_temporary_folder(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("SAMEBITS_DATA", str(tiny.folder / ARCHIVE))
-    cifar10.read(raw, tiny.dataset())
+    cifar10.load(raw, tiny.dataset())
     assert listing(tmp_path) == []
 
 
@@ -327,12 +328,12 @@ NEITHER: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_data_folder_is_one_line_that_says_how_to_mend_it(name: str, tiny: Tiny, raw: Path) -> None:
+def test_a_broken_data_folder_is_one_line_that_says_how_to_repair_it(name: str, tiny: Tiny, raw: Path) -> None:
     breaking, wrong = BROKEN[name]
     shutil.copytree(tiny.folder, raw)
     breaking(raw)
     before = listing(raw)
-    line = line_of(lambda: cifar10.read(raw, tiny.dataset()))
+    line = line_of(lambda: cifar10.load(raw, tiny.dataset()))
     assert line.startswith(f"{raw / wrong} ")
     assert listing(raw) == before
     # What the line says to do has to help, and no more than is needed.
@@ -340,7 +341,7 @@ def test_a_broken_data_folder_is_one_line_that_says_how_to_mend_it(name: str, ti
     assert line.endswith(f"; remove {removable} to download it again")
     shutil.rmtree(removable) if removable.is_dir() else removable.unlink()
     with serving(tiny) as server:
-        assert tiny.is_whole(cifar10.read(raw, tiny.dataset(server.url)))
+        assert tiny.is_whole(cifar10.load(raw, tiny.dataset(server.url)))
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -352,9 +353,9 @@ def test_a_broken_folder_of_the_users_own_is_one_line(
     shutil.copytree(tiny.folder, mine)
     breaking(mine)
     monkeypatch.setenv("SAMEBITS_DATA", str(mine))
-    line = line_of(lambda: cifar10.read(raw, tiny.dataset()))
+    line = line_of(lambda: cifar10.load(raw, tiny.dataset()))
     assert line.startswith(f"{mine / wrong} ")
-    assert line.endswith("; mend what SAMEBITS_DATA names")
+    assert line.endswith("; repair what SAMEBITS_DATA names")
     assert not raw.exists()
 
 
@@ -364,7 +365,7 @@ def test_something_else_under_the_datas_name_is_one_line(name: str, tiny: Tiny, 
     wrong, put = NEITHER[name]
     put(raw / wrong)
     with serving(tiny) as server:
-        line = line_of(lambda: cifar10.read(raw, tiny.dataset(server.url)))
+        line = line_of(lambda: cifar10.load(raw, tiny.dataset(server.url)))
     assert str(raw) in line and FOLDER in line and ARCHIVE in line and "put " in line
     assert server.requests == []  # what lies there is not silently ignored
 
@@ -376,7 +377,7 @@ def test_a_malicious_pickle_is_not_loaded(wrong: str, tiny: Tiny, raw: Path, tmp
     spoiled = [raw / wrong] if wrong != FOLDER else [raw / FOLDER / name for name in (*BATCHES, "batches.meta")]
     for path in spoiled:
         path.write_bytes(pickle.dumps(Malicious(marker)))
-    line = line_of(lambda: cifar10.read(raw, tiny.dataset()))
+    line = line_of(lambda: cifar10.load(raw, tiny.dataset()))
     assert "is damaged: its MD5 is not" in line and str(spoiled[0]) in line
     assert not marker.exists()
     pickle.loads(spoiled[0].read_bytes())  # it would have
@@ -393,7 +394,7 @@ def test_a_variable_that_names_no_data_is_one_line(
     shutil.copytree(tiny.folder / FOLDER, tmp_path / FOLDER)  # the folder that holds it was meant
     before = listing(tmp_path)
     monkeypatch.setenv("SAMEBITS_DATA", str(tmp_path / where))
-    line = line_of(lambda: cifar10.read(raw, tiny.dataset()))
+    line = line_of(lambda: cifar10.load(raw, tiny.dataset()))
     assert str(tmp_path / where) in line and "SAMEBITS_DATA" in line
     assert ("MD5" if where in ("a-file", "truncated.tar.gz") else "put ") in line
     assert listing(tmp_path) == before
@@ -402,9 +403,9 @@ def test_a_variable_that_names_no_data_is_one_line(
 def test_a_file_as_the_data_folder_is_one_line(tiny: Tiny, raw: Path) -> None:
     raw.parent.mkdir(parents=True)
     raw.write_text("hello")
-    assert str(raw) in line_of(lambda: cifar10.read(raw, tiny.dataset()))
+    assert str(raw) in line_of(lambda: cifar10.load(raw, tiny.dataset()))
     with serving(tiny) as server:
-        line = line_of(lambda: cifar10.read(raw / "below", tiny.dataset(server.url)))
+        line = line_of(lambda: cifar10.load(raw / "below", tiny.dataset(server.url)))
     assert str(raw) in line and "data.path" in line
     assert raw.read_text() == "hello"
 
@@ -417,7 +418,7 @@ def test_data_that_may_not_be_read_is_one_line(closed: str, tiny: Tiny, public: 
         shutil.rmtree(folder / FOLDER)
     (folder / closed).chmod(0)
     with as_nobody():
-        line = line_of(lambda: cifar10.read(folder, tiny.dataset()))
+        line = line_of(lambda: cifar10.load(folder, tiny.dataset()))
     (folder / closed).chmod(0o755)
     assert str(folder / closed) in line and "Permission denied" in line
 
@@ -569,13 +570,13 @@ def test_a_download_leaves_the_batches_and_nothing_else(
     tiny: Tiny, raw: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with serving(tiny) as server:
-        assert tiny.is_whole(cifar10.read(raw, tiny.dataset(server.url)))
+        assert tiny.is_whole(cifar10.load(raw, tiny.dataset(server.url)))
         assert listing(raw) == sorted([FOLDER, *(f"{FOLDER}/{name}" for name in (*BATCHES, "batches.meta"))])
         assert {path.name: path.read_bytes() for path in (raw / FOLDER).iterdir()} == {
             path.name: path.read_bytes() for path in (tiny.folder / FOLDER).iterdir()
         }
         server.requests.clear()
-        assert tiny.is_whole(cifar10.read(raw, tiny.dataset(server.url)))
+        assert tiny.is_whole(cifar10.load(raw, tiny.dataset(server.url)))
         assert server.requests == []
     assert socket.getdefaulttimeout() is None
     captured = capfd.readouterr()
@@ -587,14 +588,14 @@ def test_a_failed_download_says_how_to_go_on_and_leaves_nothing(
     answer: Callable[[Handler], None], tiny: Tiny, raw: Path
 ) -> None:
     with serving(tiny, answer) as server:
-        with pytest.raises(CannotHave) as caught:
-            cifar10.read(raw, tiny.dataset(server.url))
+        with pytest.raises(DownloadFailed) as caught:
+            cifar10.load(raw, tiny.dataset(server.url))
         assert_ways_to_go_on(str(caught.value), server.url, raw)
         assert "\n" not in str(caught.value)
         assert listing(raw) == []
         assert socket.getdefaulttimeout() is None
         server.answer = whole
-        assert tiny.is_whole(cifar10.read(raw, tiny.dataset(server.url)))
+        assert tiny.is_whole(cifar10.load(raw, tiny.dataset(server.url)))
 
 
 @pytest.mark.parametrize("answer", [silent, stalled], ids=lambda answer: answer.__name__)
@@ -604,8 +605,8 @@ def test_a_server_that_falls_silent_is_given_up(
     assert cifar10._TIMEOUT_SECONDS < 20  # what is promised; here in small
     monkeypatch.setattr(cifar10, "_TIMEOUT_SECONDS", 0.5)
     start = time.monotonic()
-    with serving(tiny, answer) as server, pytest.raises(CannotHave, match="timed out"):
-        cifar10.read(raw, tiny.dataset(server.url))
+    with serving(tiny, answer) as server, pytest.raises(DownloadFailed, match="timed out"):
+        cifar10.load(raw, tiny.dataset(server.url))
     assert time.monotonic() - start < 5
     assert listing(raw) == []
 
@@ -615,8 +616,8 @@ def test_a_server_that_never_answers_is_given_up(tiny: Tiny, raw: Path, monkeypa
     with socket.create_server(("127.0.0.1", 0)) as server:  # the kernel accepts, nobody reads
         url = f"http://127.0.0.1:{server.getsockname()[1]}/cifar-10-python.tar.gz"
         start = time.monotonic()
-        with pytest.raises(CannotHave) as caught:
-            cifar10.read(raw, tiny.dataset(url))
+        with pytest.raises(DownloadFailed) as caught:
+            cifar10.load(raw, tiny.dataset(url))
         assert time.monotonic() - start < 5
     assert_ways_to_go_on(str(caught.value), url, raw)
     assert not raw.exists()
@@ -625,8 +626,8 @@ def test_a_server_that_never_answers_is_given_up(tiny: Tiny, raw: Path, monkeypa
 def test_a_refused_connection_says_how_to_go_on(tiny: Tiny, raw: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/cifar-10-python.tar.gz"
-    with pytest.raises(CannotHave, match="refused") as caught:
-        cifar10.read(raw, tiny.dataset(url))
+    with pytest.raises(DownloadFailed, match="refused") as caught:
+        cifar10.load(raw, tiny.dataset(url))
     assert_ways_to_go_on(str(caught.value), url, raw)
     assert not raw.exists()
 
@@ -635,7 +636,7 @@ def test_a_data_folder_that_may_not_be_written_is_one_line(tiny: Tiny, public: P
     raw = public / "raw"
     raw.mkdir(mode=0o555)
     with serving(tiny) as server, as_nobody():
-        line = line_of(lambda: cifar10.read(raw, tiny.dataset(server.url)))
+        line = line_of(lambda: cifar10.load(raw, tiny.dataset(server.url)))
     assert str(raw) in line and "Permission denied" in line and "data.path" in line
     assert listing(raw) == []
 
@@ -645,7 +646,7 @@ def test_a_data_folder_that_may_not_be_written_is_one_line(tiny: Tiny, public: P
 def test_a_full_disk_while_downloading_is_one_line(size: str, tiny: Tiny, tmp_path: Path) -> None:
     assert 200 * 1024 < len(tiny.archive) < 600 * 1024 < 2 * len(tiny.archive)
     with small_disk(tmp_path / "disk", size) as disk, serving(tiny) as server:
-        line = line_of(lambda: cifar10.read(disk / "raw", tiny.dataset(server.url)))
+        line = line_of(lambda: cifar10.load(disk / "raw", tiny.dataset(server.url)))
         assert str(disk / "raw") in line and os.strerror(errno.ENOSPC) in line and "data.path" in line
         assert listing(disk / "raw") == []
 
@@ -657,7 +658,7 @@ def test_a_full_disk_while_unpacking_an_archive_is_one_line(
     monkeypatch.setenv("SAMEBITS_DATA", str(tiny.folder / ARCHIVE))
     with small_disk(tmp_path / "disk", "200k") as disk:
         monkeypatch.setattr(tempfile, "tempdir", str(disk))
-        line = line_of(lambda: cifar10.read(raw, tiny.dataset()))
+        line = line_of(lambda: cifar10.load(raw, tiny.dataset()))
         assert str(tiny.folder / ARCHIVE) in line and str(disk) in line and os.strerror(errno.ENOSPC) in line
         assert "TMPDIR" in line
         assert listing(disk) == []
@@ -669,9 +670,9 @@ def test_a_full_disk_while_unpacking_an_archive_is_one_line(
 PROGRAM = """
 import hashlib, json, sys
 from pathlib import Path
-from samebits.data import cifar10
+from samebits.data.sources import cifar10
 from samebits.data.vision import CIFAR10
-data = cifar10.read(Path(sys.argv[1]), type("Tiny", (CIFAR10,), json.loads(sys.argv[2])))
+data = cifar10.load(Path(sys.argv[1]), type("Tiny", (CIFAR10,), json.loads(sys.argv[2])))
 print(hashlib.sha256(data.train.images.tobytes() + data.test.images.tobytes()).hexdigest())
 """
 
@@ -712,16 +713,16 @@ def test_a_killed_download_leaves_nothing_that_looks_whole(tiny: Tiny, raw: Path
             process.communicate()
         assert process.returncode == -signal.SIGKILL
     assert has_begun()
-    assert not cifar10.is_at_hand(raw)
+    assert not cifar10.is_available(raw)
     with serving(tiny) as server:
-        assert tiny.is_whole(cifar10.read(raw, tiny.dataset(server.url)))
+        assert tiny.is_whole(cifar10.load(raw, tiny.dataset(server.url)))
         assert "GET" in server.requests
     # What was left may belong to a download on another machine, until it is so old that it cannot.
     (leftover,) = raw.glob(".download-*")
     shutil.rmtree(raw / FOLDER)
     os.utime(leftover, (time.time() - 2 * 24 * 3600,) * 2)
     with serving(tiny) as server:
-        cifar10.read(raw, tiny.dataset(server.url))
+        cifar10.load(raw, tiny.dataset(server.url))
     assert [path.name for path in raw.iterdir()] == [FOLDER]
 
 
@@ -756,7 +757,7 @@ def test_the_published_data_has_its_known_moments(tmp_path: Path, monkeypatch: p
     if not folder:
         pytest.skip("SAMEBITS_TEST_DATA does not name a folder that holds CIFAR-10")
     monkeypatch.setenv("SAMEBITS_DATA", folder)
-    data = cifar10.read(tmp_path / "unused")
+    data = cifar10.load(tmp_path / "unused")
     assert data.train.images.shape == (50_000, 32, 32, 3) and data.test.images.shape == (10_000, 32, 32, 3)
     assert np.bincount(data.train.labels).tolist() == [5000] * 10
     assert np.bincount(data.test.labels).tolist() == [1000] * 10

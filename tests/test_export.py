@@ -23,7 +23,7 @@ from PIL import Image
 
 from samebits import models, params
 from samebits.checkpoint import Checkpoint
-from samebits.data import shapes
+from samebits.data.sources import shapes
 from samebits.errors import UserError
 from samebits.prediction import onnx_export
 from samebits.prediction.classification import Prediction, predict

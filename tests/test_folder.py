@@ -14,11 +14,12 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from samebits import params
-from samebits.data import folder, normalization, prepared
+from samebits.data import normalization, prepared
 from samebits.data.raw import ImagesOnDisk, RawDataset, RawSplit
+from samebits.data.sources import folder
 from samebits.errors import UserError
 from tests.conftest import PROJECT, Repository
-from tests.test_honest_dependencies import opened, undeclared
+from tests.test_honest_dependencies import definitions, opened, undeclared
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -46,7 +47,7 @@ def settings(**changes: object) -> params.Data:
 
 
 def read(root: Path, **changes: object) -> RawDataset:
-    return folder.read(root, settings(**changes))
+    return folder.read(settings(path=str(root), **changes), Path())
 
 
 def contents(split: RawSplit) -> set[bytes]:
@@ -125,16 +126,16 @@ def keep_one(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     {
-        "nothing there": (remove(""), "is no folder"),
+        "nothing there": (remove(""), "is not a folder"),
         "no train": (remove("train"), "has no folder train"),
         "one class": (lambda root: [remove("train/ant")(root), remove("train/bee")(root)], "holds 1 class folders"),
         "empty class": (lambda root: (root / "train/dog").mkdir(), "train/dog holds no image"),
-        "one image": (keep_one, r"no (test|training) image is left of bee \(1 in all\)"),
+        "one image": (keep_one, r"leave no (test|training) image of bee \(1 in all\)"),
         "case": (lambda root: draw(root / "train/Bee/x.png", 77), "Bee and bee .* differ only in case"),
         "newline": (lambda root: draw(root / "train/a\nb/x.png", 77), r"a\\nb cannot be the name of a class"),
         "broken": (
             lambda root: [(root / f"train/cat/{index}.png").write_text("x") for index in (1, 2)],
-            r"2 of 60 images cannot be used: train/cat/\d\.png is no image.*, train/cat/\d\.png is no image",
+            r"2 of 60 images are unusable: train/cat/\d\.png is not an image.*, train/cat/\d\.png is not an image",
         ),
         "test lacks a class": (lambda root: draw(root / "test/ant/x.png", 77), "test has no folder for bee, cat"),
         "test knows more": (
@@ -229,9 +230,8 @@ def test_every_file_that_prepare_opens_is_declared(fresh: Repository, tmp_path: 
     fill(tmp_path / "images", each=50)  # enough for several processes
     use_folder(fresh, str(tmp_path / "images"))
     files = opened(fresh, tmp_path / "watch", "linear")
-    definition = yaml.safe_load((fresh.root / "dvc.yaml").read_text())["stages"]["prepare"]
-    assert "src/samebits/data/decoding.py" in files["prepare"]
-    assert undeclared("prepare", definition, files["prepare"]) == set()
+    assert {f"src/samebits/data/{name}.py" for name in ("decoding", "image_files", "images")} <= files["prepare"]
+    assert undeclared("prepare", definitions(fresh)["prepare"], files["prepare"]) == set()
 
 
 def test_the_other_sources_depend_on_nothing_there(done: Repository) -> None:

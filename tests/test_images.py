@@ -38,7 +38,7 @@ def test_common_formats_and_sizes(form: str, side: int, tmp_path: Path) -> None:
     tolerance = 40 if form in {"jpg", "avif"} else 0
     for row, colour in ((1, RED), (6, GREEN)):
         assert np.abs(read[row].astype(int) - colour).max() <= tolerance
-    assert path.suffix in images.suffixes()
+    assert path.suffix in images.extensions()
 
 
 def test_an_image_of_the_right_size_is_not_touched(tmp_path: Path) -> None:
@@ -122,13 +122,13 @@ def test_bad_files_have_a_reason(tmp_path: Path) -> None:
     Image.fromarray(noise).save(tmp_path / "noise.jpg")
     Image.new("F", (8, 8), 0.5).save(tmp_path / "float.tiff")
     contents = {
-        "empty.png": (b"", "is no image"),
-        "text.png": (b"hello", "is no image"),
+        "empty.png": (b"", "is not an image"),
+        "text.png": (b"hello", "is not an image"),
         "cut.png": (good[: len(good) // 2], "cannot be read"),
         "cut.jpg": ((tmp_path / "noise.jpg").read_bytes()[:1500], "truncated"),
-        "bomb.png": (bomb(60_000), "more than the 67,108,864"),
-        "bomb2.png": (bomb(9_000), "more than the 67,108,864"),
-        "program.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is no image"),
+        "bomb.png": (bomb(60_000), "limit of 67,108,864"),
+        "bomb2.png": (bomb(9_000), "limit of 67,108,864"),
+        "program.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),
         "float.tiff": ((tmp_path / "float.tiff").read_bytes(), "floating-point"),
     }
     for name, (content, reason) in contents.items():
@@ -137,10 +137,10 @@ def test_bad_files_have_a_reason(tmp_path: Path) -> None:
             pixels(tmp_path / name)
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "link.png").symlink_to("link.png")
-    for name, reason in {"pipe.png": "no regular file", "link.png": "cannot be read", "none.png": "No such"}.items():
+    for name, reason in {"pipe.png": "not a regular file", "link.png": "cannot be read", "none.png": "No such"}.items():
         with pytest.raises(UnreadableImage, match=reason):
             pixels(tmp_path / name)
-    with pytest.raises(UnreadableImage, match="no regular file"):
+    with pytest.raises(UnreadableImage, match="not a regular file"):
         pixels(Path("/dev/zero"))
     with pytest.raises(UnreadableImage, match="a folder"):
         pixels(tmp_path)
@@ -176,7 +176,7 @@ def test_many_files_are_decoded_in_order_by_several_processes(tmp_path: Path) ->
     assert len(outcomes) == 300
     for index, outcome in enumerate(outcomes):
         if index == 77:
-            assert isinstance(outcome, str) and "no image" in outcome
+            assert isinstance(outcome, str) and "not an image" in outcome
         else:
             assert isinstance(outcome, FileImage) and tuple(outcome.pixels[0, 0]) == (index % 256, index // 256, 0)
 

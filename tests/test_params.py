@@ -77,7 +77,7 @@ BROKEN = {
     ),
     "unknown source": (
         change("source: cifar10", "source: cifar100"),
-        ["data.source", "'cifar100'", "'cifar10', 'shapes' or 'folder'"],
+        ["data.source", "'cifar100'", "'cifar10', 'folder', 'shapes'"],
     ),
     "unknown normalization": (
         change("normalization: per_channel", "normalization: per_image"),

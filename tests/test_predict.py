@@ -17,9 +17,9 @@ from PIL import Image
 
 from samebits import atomic, checkpoint, models, params, parts
 from samebits.checkpoint import Checkpoint
-from samebits.data import cifar10, shapes
 from samebits.data.normalization import Normalization
 from samebits.data.prepared import Description
+from samebits.data.sources import cifar10, shapes
 from samebits.errors import UserError
 from samebits.evaluation import predictions
 from samebits.evaluation.inference import predict_logits
@@ -106,7 +106,7 @@ def test_a_network_for_something_else_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.skipif("SAMEBITS_TEST_DATA" not in os.environ, reason="needs CIFAR-10: set SAMEBITS_TEST_DATA")
 def test_all_of_cifar10_as_files_in_constant_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAMEBITS_DATA", os.environ["SAMEBITS_TEST_DATA"])
-    raw = cifar10.read(tmp_path / "none")
+    raw = cifar10.load(tmp_path / "none")
     network = trained(class_names=raw.class_names)
     weights, folder = tmp_path / "network.safetensors", tmp_path / "images"
     checkpoint.save(weights, network)

@@ -21,9 +21,10 @@ from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 from safetensors import safe_open
 
 from samebits import atomic
-from samebits.data import normalization, prepared, shapes, splits
+from samebits.data import normalization, prepared, splits
 from samebits.data.normalization import Normalization
 from samebits.data.raw import RawSplit
+from samebits.data.sources import shapes
 from samebits.errors import UserError
 from tests.conftest import Repository
 from tests.test_cifar10 import NEEDS_MOUNT, as_nobody, listing, small_disk
@@ -281,7 +282,8 @@ import numpy as np
 spec = importlib.util.spec_from_file_location("prepare", "stages/prepare.py")
 prepare = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(prepare)
-from samebits.data import cifar10, raw, shapes, vision
+from samebits.data import raw, vision
+from samebits.data.sources import cifar10, shapes
 
 def memory(field):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -60,7 +60,7 @@ def test_without_cifar10_the_embedded_data_runs_as_an_experiment(fresh: Reposito
     fresh.edit(lambda values: values["data"].update(source="cifar10"))
     fresh.commit("on the real data")
     output = make(fresh, "run", **OFFLINE)
-    (why,) = [line for line in output.splitlines() if line.startswith("CIFAR-10 cannot be had")]
+    (why,) = [line for line in output.splitlines() if line.startswith("CIFAR-10 could not be downloaded")]
     assert "shapes" in why
     assert stages_run(output) == ["prepare", "train", "evaluate"]
     assert fresh.status() == ""
@@ -80,7 +80,7 @@ def test_dvc_itself_never_switches_the_data(fresh: Repository) -> None:
     failed = fresh.run("dvc", "repro", ok=False, **OFFLINE)
     assert failed.returncode != 0
     (line,) = [line for line in failed.stderr.splitlines() if line.startswith("error:")]
-    assert "CIFAR-10 cannot be had" in line and "SAMEBITS_DATA" in line and "shapes" in line
+    assert "CIFAR-10 could not be downloaded" in line and "SAMEBITS_DATA" in line and "shapes" in line
     assert not (fresh.root / "dvc.lock").exists()
 
 

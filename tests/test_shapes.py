@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 
-from samebits.data import shapes
+from samebits.data.sources import shapes
 
 TRAIN_2000 = "e24adc5f98bf52b387ae2fb76ed229e64ed39ba5871979ad47b1b2e36f77689a"
 PROCESSOR_FEATURES = [name for name in __cpu_dispatch__ if __cpu_features__[name]]
@@ -29,7 +29,7 @@ def test_bytes_do_not_depend_on_the_processor(num_kept: int) -> None:
     program = (
         "import sys\n"
         "from numpy._core._multiarray_umath import __cpu_features__\n"
-        "from samebits.data import shapes\n"
+        "from samebits.data.sources import shapes\n"
         "assert not any(__cpu_features__[name] for name in sys.argv[1:])\n"
         "images, labels = shapes.draw(2000, seed=0, split='train')\n"
         "sys.stdout.buffer.write(images.tobytes() + labels.astype('<i8').tobytes())\n"

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from samebits import models, params
-from samebits.data import normalization, shapes
+from samebits.data import normalization
 from samebits.data.prepared import Split
+from samebits.data.sources import shapes
 from samebits.errors import UserError
 from samebits.generators import derived_seed, generator
 from samebits.training import history, loop

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import fcntl
 import os
@@ -6,22 +6,20 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from samebits.errors import UserError, printable
 
-# Inode, size, and when content and anything else last changed, in nanoseconds: no write leaves all of them as they were.
+# Inode, size, and the times of the last change of content and of metadata in nanoseconds. Every write changes one of them.
 Signature = tuple[int, int, int, int] | None
 
-# Of each file that this process has written whole, by its path from the working folder.
-written: dict[str, Signature] = {}
-# What `tempfile` appends to a prefix.
-_RANDOM = r"[a-z0-9_]{8}"
+written: dict[str, Signature] = {}  # of each file that this process has written, by its path from the working folder
+_RANDOM = r"[a-z0-9_]{8}"  # what `tempfile` appends to a prefix
 
 
 def signature(path: Path) -> Signature:
-    """Return the signature of a file as it is now; None if it is not there."""
+    """Return the current signature of a file; None if it does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -31,11 +29,10 @@ def signature(path: Path) -> Signature:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; when the block ends well it becomes `path`, durably.
+    """Yield a temporary path to write to; when the block ends without an error, the file becomes `path`, durably.
 
-    The temporary file lies beside `path`, so that the rename is atomic. When the block raises, it is removed and
-    `path` is as it was. What killed processes left of earlier writes is removed. Raises OSError where the file system
-    does, naming a file.
+    The temporary file lies beside `path`, so that the rename is atomic. If the block raises, it is removed and `path`
+    stays as it was. What killed processes left of earlier writes is removed too. An OSError always names a file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +56,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 with LF line endings to `path`, whole or not at all."""
+    """Write `text` as UTF-8 with LF line endings to `path`, completely or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
@@ -68,7 +65,7 @@ def require_writable(path: Path) -> None:
     """Raise UserError if no file can be written to `path`. Leaves nothing behind, and makes no folder."""
     try:
         if path.is_dir():
-            raise UserError(f"{printable(str(path))} is a folder: name the file that is to be written")
+            raise UserError(f"{printable(str(path))} is a folder: name a file to write to")
         folder = next(folder for folder in path.absolute().parents if folder.exists())
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=folder):  # as `atomic.replacing` will
             pass
@@ -77,9 +74,9 @@ def require_writable(path: Path) -> None:
 
 
 def leftovers(folder: Path, name: str | None = None) -> Iterator[Path]:
-    """Find the temporary folders that killed processes left in `folder`, of writes to `name` or to any file.
+    """Find the temporary folders that killed processes left in `folder`, from writes to `name` or to any file.
 
-    Each is locked until the next is asked for, so whoever removes it then does not meet a new writer.
+    Each is locked until the next one is requested, so that removing it cannot collide with a new writer.
     """
     pattern = re.compile(rf"\.{re.escape(name) if name else '.+'}\.{_RANDOM}")
     for found in sorted(folder.iterdir()):
@@ -96,31 +93,26 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
             tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name,
             _lock(Path(name), fcntl.LOCK_EX),
         ):
-            if os.path.exists(name):  # else it was taken for a leftover before it was locked
+            if os.path.exists(name):  # else it was removed as a leftover before it was locked
                 yield Path(name)
                 return
 
 
 @contextmanager
 def _lock(folder: Path, how: int) -> Iterator[bool]:
-    """Hold the lock of a folder, which the kernel frees when this process is killed.
+    """Hold the lock of a folder, which the kernel releases when this process is killed.
 
-    Yields False if another process holds it, or this file system has no locks: then nothing is ever a leftover.
+    Yields False if another process holds it, or if this file system has no locks: then nothing is ever a leftover.
     """
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        yield False
-        return
-    try:
+    with ExitStack() as opened:
         try:
+            descriptor = os.open(folder, os.O_RDONLY)
+            opened.callback(os.close, descriptor)
             fcntl.flock(descriptor, how)
+            is_held = True
         except OSError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
+            is_held = False
+        yield is_held
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -5,20 +5,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What a machine can refuse without anybody's mistake in the code. Not that a file is missing: it may be one of ours. Whoever
-# writes to a path that a user names asks `targets` first.
+# What a machine can refuse without a mistake in the code. A missing file is not among them, because it may be one of ours:
+# code that writes to a path that a user names calls `atomic.require_writable` first.
 _MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. Its text is one line: what is wrong, where, what to do."""
+    """A mistake that the user can fix. Its text is one line: what is wrong, where, what to do."""
 
 
 @contextmanager
 def as_one_line(exit_code: int = 1) -> Iterator[None]:
-    """Exit with `exit_code` and one line on stderr for a UserError, or when the machine refuses (disk full, no permission).
+    """Exit with `exit_code` and one line on stderr for a UserError, or if the machine refuses (disk full, no permission).
 
-    With 130 when interrupted. Any other exception is a bug and keeps its traceback.
+    Exit with 130 on an interrupt. Any other exception is a bug and keeps its traceback.
     """
     try:
         yield
@@ -37,7 +37,7 @@ def as_one_line(exit_code: int = 1) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    r"""Return `text` on one line that commands no terminal: a newline as \n, a byte that is no UTF-8 as its code."""
+    r"""Return `text` on one line without control characters: a newline as \n, a byte that is not UTF-8 as its code."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )

@@ -1,4 +1,4 @@
-"""Random numbers: one generator for each purpose, so that a further draw in one place moves no other."""
+"""Random numbers: one generator for each purpose, so that a new draw in one place changes no other."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import torch
 
 
 def derived_seed(seed: int, purpose: str) -> int:
-    """Return the 63-bit seed that `seed` stands for where numbers are drawn for `purpose`."""
+    """Derive from `seed` the 63-bit seed for drawing numbers for `purpose`."""
     digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from samebits import atomic, models, params, runtime
-from samebits.data import normalization, shapes
+from samebits.data import normalization
 from samebits.data.prepared import Split
+from samebits.data.sources import shapes
 from samebits.training import loop
 
 NUM_STEPS = 20

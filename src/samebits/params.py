@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -14,7 +15,7 @@ from pydantic import (
     create_model,
     model_validator,
 )
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -80,10 +81,18 @@ class Folder(_Section):
     duplicates: Literal["fail", "allow"]
 
 
+def _source(name: str) -> str:
+    if name not in (sources := parts.data_sources()):
+        raise PydanticCustomError(
+            "unknown_source", "Input should be one of {sources}", {"sources": ", ".join(map(repr, sources))}
+        )
+    return name
+
+
 class Data(_Section):
     """What prepare depends on."""
 
-    source: Literal["cifar10", "shapes", "folder"]
+    source: Annotated[str, AfterValidator(_source)]
     path: Annotated[str, Field(min_length=1)]
     seed: Seed
     num_validation: CountOrZero

@@ -53,6 +53,11 @@ def names(kind: str) -> list[str]:
     return [each.stem for each in modules if each.name != "__init__.py" and _definition(each, KINDS[kind].defines)]
 
 
+def data_sources() -> list[str]:
+    """Return the names of the data sources, sorted."""
+    return sorted(each.stem for each in (_PACKAGE / "data/sources").glob("[!_]*.py"))
+
+
 @cache
 def settings(kind: str, name: str) -> dict[str, Setting]:
     """Return the settings of a part by name."""

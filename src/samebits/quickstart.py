@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from samebits import params, results
-from samebits.data import cifar10
+from samebits.data.sources import cifar10
 from samebits.errors import UserError
 from samebits.reporting import terminal
 from samebits.repository import dvc_command, git
@@ -24,10 +24,10 @@ def run(root: Path) -> int:
         raise UserError(f"{root} has no dvc.yaml: run this in the root of a clone of samebits")
     settings = params.load(root / "params.yaml")
     raw = root / settings.data.path
-    if settings.data.source == "cifar10" and not cifar10.is_at_hand(raw) and dvc_command.has_to_run(root, "prepare"):
+    if settings.data.source == "cifar10" and not cifar10.is_available(raw) and dvc_command.has_to_run(root, "prepare"):
         try:
             cifar10.download(raw)
-        except cifar10.CannotHave as error:
+        except cifar10.DownloadFailed as error:
             return _run_on_shapes(root, error)
     before = _lock(root)
     if code := dvc_command.reproduce(root):
@@ -45,7 +45,7 @@ def run(root: Path) -> int:
     return 0
 
 
-def _run_on_shapes(root: Path, why: cifar10.CannotHave) -> int:
+def _run_on_shapes(root: Path, why: cifar10.DownloadFailed) -> int:
     """Run the same pipeline on `shapes`, as an experiment: what git tracks stays as it is."""
     print(f"{why.reason}: running on shapes, the embedded data, as an experiment instead.", file=sys.stderr)
     head = git.commit(root)

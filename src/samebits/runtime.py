@@ -1,4 +1,4 @@
-"""What computes: device, threads, determinism, memory, pinned libraries, and the kind of machine they make."""
+"""What computes: device, threads, determinism, memory, pinned libraries, and the kind of machine that they form."""
 
 import ctypes
 import os
@@ -13,20 +13,19 @@ from typing import Any
 import torch
 from packaging.requirements import InvalidRequirement, Requirement
 
+from samebits import paths
 from samebits.errors import UserError
 
-# The libraries that decide numbers, each with its version; read from the working folder.
-LOCK = Path("compute.lock")
-# Instruction sets that change which kernels ATen, oneDNN or MKL choose, by the names that Linux gives them.
+LOCK = Path(paths.PINS)  # in the working folder
+# Instruction sets that change which kernels ATen, oneDNN or MKL choose, by their names in Linux.
 _INSTRUCTION_SETS = (
     *("sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni"),
     *("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
     *("amx_tile", "amx_int8", "amx_bf16", "amx_fp16"),
     *("asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve", "sve2", "svebf16"),
 )
-# glibc's malloc.h
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
-# Settings of the mathematics libraries that change bits and show nowhere else.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # from glibc's malloc.h
+# Settings of the mathematics libraries that change bits and are visible nowhere else.
 _MATH_VARIABLES = (
     *("MKL_CBWR", "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS"),
     *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
@@ -34,7 +33,7 @@ _MATH_VARIABLES = (
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that `auto`, `cpu` or `cuda` means here. Raises UserError for `cuda` without a GPU."""
+    """Return the device for `auto`, `cpu` or `cuda`. Raises UserError for `cuda` without a GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -43,20 +42,20 @@ def choose_device(name: str) -> torch.device:
 
 
 def make_deterministic(num_threads: int, determinism: str = "exact") -> None:
-    """Fix all that PyTorch would otherwise take from the machine or leave to chance: threads and kernel choice.
+    """Fix what PyTorch would otherwise take from the machine or leave to chance: the number of threads and the kernels.
 
-    determinism fast: a GPU may choose whatever kernels are the fastest, and its bits vary; on a CPU it changes nothing.
+    With `determinism` fast a GPU uses the fastest kernels, and its bits vary. On a CPU it changes nothing.
     """
-    # cuBLAS reads its workspace setting when it starts; without it deterministic products are refused.
+    # cuBLAS reads its workspace setting when it starts, and refuses deterministic products without it.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(num_threads)
-    # As use_deterministic_algorithms, which imports torch's compiler for it, a second that nothing here has a use for.
+    # Same as use_deterministic_algorithms, which would also import torch's compiler and take a second.
     torch.set_deterministic_debug_mode("error" if determinism == "exact" else "default")
     torch.backends.cudnn.benchmark = determinism == "fast"
 
 
 def require_precision(precision: str, device: torch.device) -> None:
-    """Raise UserError where `device` is a processor that computes in `precision` more slowly than in float32."""
+    """Raise UserError if `device` is a processor on which `precision` is slower than float32."""
     if precision == "bfloat16" and device.type == "cpu" and not _has_fast_bfloat16():
         raise UserError(
             "precision is bfloat16, but this processor has no fast bfloat16 arithmetic (AVX-512 BF16, AMX or Arm BF16): "
@@ -71,9 +70,9 @@ def _has_fast_bfloat16() -> bool:
 
 
 def keep_memory() -> None:
-    """Let glibc's allocator keep what is freed: else each step asks the system for its memory anew, page by page.
+    """Let glibc's allocator keep freed memory. Otherwise each step gets its memory from the system again, page by page.
 
-    It costs a third of the speed recipe's time. Elsewhere than on Linux with glibc this does nothing.
+    That would take a third of the speed recipe's time. Without glibc this does nothing.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
@@ -83,20 +82,19 @@ def keep_memory() -> None:
 
 
 def check_pins(lock: Path = LOCK) -> None:
-    """Raise UserError where an installed library is not of the version that `lock` names."""
-    for requirement in pins(lock):
+    """Raise UserError if a library is not installed in the version that `lock` pins."""
+    for pin in pins(lock):
         try:
-            installed = version(requirement.name)
+            installed = version(pin.name)
         except PackageNotFoundError:
-            installed = "not installed"
-        if installed == "not installed" or not requirement.specifier.contains(installed, prereleases=True):
-            raise UserError(
-                f"{requirement.name} is {installed}, but {lock.name} says {requirement}: run `pip install -e .` again"
-            )
+            installed = None
+        if installed is None or not pin.specifier.contains(installed, prereleases=True):
+            what = f"{pin.name} is {installed or 'not installed'}, but {lock.name} says {pin}"
+            raise UserError(f"{what}: run `pip install -e .` again")
 
 
 def pins(lock: Path) -> list[Requirement]:
-    """Read the requirements of a lock file, one `name==version` a line. Raises UserError where that fails."""
+    """Read a lock file, one `name==version` a line. Raises UserError if it is missing or says anything else."""
     try:
         lines = [line.partition("#")[0].strip() for line in lock.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:
@@ -104,12 +102,11 @@ def pins(lock: Path) -> list[Requirement]:
     try:
         return [Requirement(line) for line in lines if line]
     except InvalidRequirement as error:
-        message = str(error).splitlines()[0]
-        raise UserError(f"{lock.name} must say name==version on each line: {message}") from None
+        raise UserError(f"{lock.name} must say name==version on each line: {str(error).splitlines()[0]}") from None
 
 
 def environment(device: torch.device, num_threads: int) -> dict[str, Any]:
-    """Describe the kind of machine: what decides bits beside code, parameters and data, and nothing else."""
+    """Describe the kind of machine: exactly what decides bits besides code, parameters and data."""
     description: dict[str, Any] = {
         "device": device.type,
         "num_threads": num_threads,
@@ -136,7 +133,7 @@ def environment(device: torch.device, num_threads: int) -> dict[str, Any]:
 
 
 def _processor() -> dict[str, Any]:
-    """Vendor, model and instruction sets, from Linux's own account; elsewhere what Python knows."""
+    """Return vendor, model and instruction sets as Linux lists them; on other systems, what Python knows."""
     try:
         first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
     except OSError:
@@ -152,7 +149,7 @@ def _processor() -> dict[str, Any]:
 
 @cache
 def _onednn_isa() -> str:
-    """The instruction set that oneDNN really uses: it says so only in the header of its verbose output."""
+    """Return the instruction set that oneDNN really uses, which only the header of its verbose output says."""
     if not torch.backends.mkldnn.is_available():
         return "none"
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""Many image files, decoded by all cores, in order and in constant memory."""
+"""Many image files, decoded on all cores, in order and in constant memory."""
 
 import os
 import threading
@@ -23,24 +23,23 @@ Outcome = FileImage | str
 
 
 def decode(paths: Sequence[str], image_shape: tuple[int, int, int]) -> Iterator[Outcome]:
-    """Read each file of `paths` as `images.read` does, with as many processes as there are cores.
+    """Read each file of `paths` as `images.read` does, with one process for each core.
 
-    A few files ahead are held in memory, however many there are. Raises UserError where a process is killed.
+    Only a few files ahead are held in memory. Raises UserError if a process is killed.
     """
     size = max(1, min(_FILES_PER_TASK, _BYTES_PER_TASK // prod(image_shape)))
     if len(paths) <= size:
         yield from _read(paths, image_shape)
         return
-    # Processes and not threads: for small images most of the time is Python's. loky's do not run the main module again.
+    # Not threads: for small images most of the time is Python's. loky's processes do not run the main module again.
     from joblib import cpu_count
     from joblib.externals.loky import ProcessPoolExecutor
 
     num_processes = min(cpu_count(), _MAX_PROCESSES)
-    with ProcessPoolExecutor(num_processes, initializer=_end_with, initargs=(os.getpid(),)) as executor:
+    with ProcessPoolExecutor(num_processes, initializer=_exit_after, initargs=(os.getpid(),)) as executor:
+        parts = (paths[start : start + size] for start in range(0, len(paths), size))
+        tasks = (executor.submit(_read, part, image_shape) for part in parts)
         try:
-            tasks = (
-                executor.submit(_read, paths[start : start + size], image_shape) for start in range(0, len(paths), size)
-            )
             waiting: deque[Future[list[Outcome]]] = deque(islice(tasks, 4 * num_processes))
             while waiting:
                 yield from waiting.popleft().result()
@@ -49,8 +48,8 @@ def decode(paths: Sequence[str], image_shape: tuple[int, int, int]) -> Iterator[
             raise UserError("a process that reads images was killed: is there enough memory?") from None
 
 
-def _end_with(parent: int) -> None:
-    """End this process soon after `parent` has, however that ended: nobody would read its images."""
+def _exit_after(parent: int) -> None:
+    """Exit soon after the process `parent` has, however it ended: nobody would read these images."""
 
     def watch() -> None:
         while os.getppid() == parent:

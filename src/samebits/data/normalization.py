@@ -27,33 +27,31 @@ class Normalization:
     def apply(self, images: NDArray[np.uint8]) -> NDArray[np.float16]:
         """Normalize uint8 (N, height, width, channels) to float16 (N, channels, height, width).
 
-        There are only 256 pixel values, so each channel is a table look-up: computed in float64, rounded once. Float16
-        keeps the 256 values apart (11 bits), so `pixels` finds the original again; bfloat16 (8 bits) would not.
+        There are only 256 pixel values, so each channel is a table look-up: computed in float64, rounded once. float16
+        keeps the 256 values apart (11 bits), so `pixels` recovers the original; bfloat16 (8 bits) would not.
         """
         num_images, height, width, num_channels = images.shape
         normalized = np.empty((num_images, num_channels, height, width), dtype=np.float16)
-        for channel, table in enumerate(self._tables()):
+        x = np.arange(256, dtype=np.float64) / 255
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+            table = ((x - mean) / std).astype(np.float16)
             for start in range(0, num_images, 1000):  # a chunk keeps the index array of `take` small
                 part = slice(start, start + 1000)
                 np.take(table, images[part, :, :, channel], out=normalized[part, channel])
         return normalized
 
     def pixels(self, normalized: NDArray[np.float16]) -> NDArray[np.uint8]:
-        """Return back uint8 (N, height, width, channels) from what `apply` made of it, exactly."""
+        """Return the exact uint8 (N, height, width, channels) that `apply` normalized."""
         mean, std = (np.array(values).reshape(1, -1, 1, 1) for values in (self.mean, self.std))
         scaled = np.rint((normalized.astype(np.float64) * std + mean) * 255).astype(np.uint8)
         return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1))
-
-    def _tables(self) -> list[NDArray[np.float16]]:
-        x = np.arange(256, dtype=np.float64) / 255
-        return [((x - mean) / std).astype(np.float16) for mean, std in zip(self.mean, self.std, strict=True)]
 
 
 def of_images(kind: str, images: "Images") -> Normalization:
     """Return the normalization of `kind` (per_channel, half, none) for training images (N, height, width, channels).
 
     per_channel takes mean and standard deviation over all pixels of a channel (Krizhevsky 2009 and the lab), from
-    integer sums. Raises UserError where a channel never varies, or so rarely that float16 cannot hold the result.
+    integer sums. Raises UserError if a channel never varies, or so rarely that float16 cannot hold the result.
     """
     num_channels = images.shape[-1]
     match kind:
@@ -68,21 +66,12 @@ def of_images(kind: str, images: "Images") -> Normalization:
     means, stds = zip(*moments, strict=True)
     smallest = min(stds)
     if smallest < 1 / np.finfo(np.float16).max:
+        images_of_one_value = "all" if smallest == 0 else "nearly all"
         raise UserError(
-            f"channel {stds.index(smallest)} has one value in {'all' if smallest == 0 else 'nearly all'} training images: "
+            f"channel {stds.index(smallest)} has one value in {images_of_one_value} training images: "
             "set data.normalization to half or none in params.yaml"
         )
     return Normalization(means, stds)
-
-
-def _histograms(images: "Images") -> NDArray[np.int64]:
-    """Count how often each channel has each of the 256 values: (channels, 256)."""
-    num_channels = images.shape[-1]
-    counts = np.zeros((num_channels, 256), dtype=np.int64)
-    for part in chunks(images):
-        for channel in range(num_channels):
-            counts[channel] += np.bincount(part[..., channel].reshape(-1), minlength=256)
-    return counts
 
 
 def chunks(images: "Images") -> Iterator[NDArray[np.uint8]]:
@@ -91,11 +80,20 @@ def chunks(images: "Images") -> Iterator[NDArray[np.uint8]]:
     return (images[start : start + size] for start in range(0, len(images), size))
 
 
+def _histograms(images: "Images") -> NDArray[np.int64]:
+    """Count how often each channel has each of the 256 values: (channels, 256)."""
+    counts = np.zeros((images.shape[-1], 256), dtype=np.int64)
+    for part in chunks(images):
+        for channel, values in enumerate(counts):
+            values += np.bincount(part[..., channel].reshape(-1), minlength=256)
+    return counts
+
+
 def _mean_and_std(counts: NDArray[np.int64]) -> tuple[float, float]:
-    """Mean and population standard deviation of pixel / 255, by how often each value occurs (256,): one rounding each."""
-    number = int(counts.sum())
-    total = sum(value * int(count) for value, count in enumerate(counts))
-    total_of_squares = sum(value * value * int(count) for value, count in enumerate(counts))
+    """Return mean and population standard deviation of pixel / 255 from a histogram (256,), each rounded once."""
+    number, total, total_of_squares = (
+        sum(value**power * int(count) for value, count in enumerate(counts)) for power in (0, 1, 2)
+    )
     mean = Fraction(total, number * 255)
     variance = Fraction(total_of_squares, number * 255**2) - mean**2
     return float(mean), math.sqrt(variance)

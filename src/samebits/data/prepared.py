@@ -1,11 +1,13 @@
 """Prepared data on disk: a safetensors file for each split, and a description that identifies them all.
 
-`dataset.json` holds what the tensors mean (source, class names, normalization) and the SHA-256 of each split, so its own
-hash stands for the whole. `raw_sha256` tells whether two splits hold the same images, however they are normalized.
+`dataset.json` says what the tensors mean (source, class names, normalization) and holds the SHA-256 of each split, so its
+own hash identifies the whole. `raw_sha256` is the same for the same images, however they are normalized.
 """
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -27,7 +29,7 @@ DESCRIPTION = "dataset.json"
 
 @dataclass(frozen=True)
 class Description:
-    """What a prepared data set is, without its tensors."""
+    """A prepared data set without its tensors."""
 
     source: str
     class_names: tuple[str, ...]
@@ -35,12 +37,12 @@ class Description:
     normalization: Normalization
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, in JSON's types."""
+        """Return plain values of JSON's types."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Description":
-        """Read back what `to_json` gave."""
+        """Return the description that `to_json` made the values from."""
         normalization = Normalization(*(tuple(values["normalization"][name]) for name in ("mean", "std")))
         channels, height, width = values["image_shape"]
         return cls(values["source"], tuple(values["class_names"]), (channels, height, width), normalization)
@@ -62,7 +64,7 @@ class Split:
 
 
 def write(folder: Path, description: Description, splits: dict[str, "RawSplit"]) -> None:
-    """Normalize and write every split of SPLITS to `folder`, then the description; each file whole or not at all."""
+    """Normalize and write every split of SPLITS to `folder`, then the description; each file completely or not at all."""
     digests = {name: _write_split(folder / f"{name}.safetensors", description, splits[name]) for name in SPLITS}
     values = description.to_json() | {"num_images": {name: len(split) for name, split in splits.items()}}
     for place, key in enumerate(("sha256", "raw_sha256")):
@@ -71,18 +73,13 @@ def write(folder: Path, description: Description, splits: dict[str, "RawSplit"])
 
 
 def read_description(folder: Path) -> Description:
-    """Read `dataset.json`. Raises UserError where it is missing or damaged."""
-    path = folder / DESCRIPTION
-    try:
+    """Read `dataset.json`. Raises UserError if it is missing or damaged."""
+    with _readable(folder / DESCRIPTION) as path:
         return Description.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"{path} is not there: run `dvc repro`") from None
-    except (ValueError, KeyError, TypeError, IsADirectoryError) as error:
-        raise _damaged(path, error) from None
 
 
 def require_written(folder: Path, digests: dict[str, str]) -> None:
-    """Raise UserError if splits, named with their SHA-256, are not those that dataset.json was written with."""
+    """Raise UserError unless dataset.json was written with these splits, given by name with their SHA-256."""
     described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["sha256"]
     for name, sha256 in digests.items():
         if described[name] != sha256:
@@ -93,27 +90,30 @@ def require_written(folder: Path, digests: dict[str, str]) -> None:
 
 
 def read_split(folder: Path, name: str) -> Split:
-    """Read one split of SPLITS into memory. Raises UserError where it is missing or damaged."""
-    path = folder / f"{name}.safetensors"
-    try:
-        path.open("rb").close()  # safe_open takes whatever it may not read for missing
+    """Read one split of SPLITS into memory. Raises UserError if it is missing or damaged."""
+    with _readable(folder / f"{name}.safetensors") as path:
+        path.open("rb").close()  # safe_open would call a file missing that may not be read
         with safe_open(path, framework="pt") as file:
-            # Copied, for the file stays mapped: an edit would change the images of a training that runs.
+            # Copied, because the file stays mapped: an edit would change the images of a running training.
             return Split(file.get_tensor("images").clone(), file.get_tensor("labels").clone())
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[Path]:
+    """Turn what a missing or damaged file raises into a UserError."""
+    try:
+        yield path
     except FileNotFoundError:
         raise UserError(f"{path} is not there: run `dvc repro`") from None
-    except (SafetensorError, IsADirectoryError) as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} is damaged ({error}): remove it and run `dvc repro`")
+    except (SafetensorError, ValueError, KeyError, TypeError, IsADirectoryError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it and run `dvc repro`") from None
 
 
 def _write_split(path: Path, description: Description, split: "RawSplit") -> tuple[str, str]:
-    """Write a split as safetensors' own `save_file` would, byte for byte, but without holding its images.
+    """Write a split byte for byte as safetensors' own `save_file` would, but without holding its images in memory.
 
-    Return the SHA-256 of the file, and that of the raw images uint8 (N, height, width, channels) and then the labels int64.
+    Return the SHA-256 of the file, and that of the raw images uint8 (N, height, width, channels) followed by the labels
+    int64 (N,).
     """
     digest, raw_digest = hashlib.sha256(), hashlib.sha256()
     labels = split.labels.astype("<i8").tobytes()
@@ -137,16 +137,13 @@ def _write_split(path: Path, description: Description, split: "RawSplit") -> tup
 
 
 def _header(description: Description, number: int) -> bytes:
-    """Return how a safetensors file of `number` images begins: eight bytes with the length of a JSON header, and it."""
-    shape, num_label_bytes = [number, *description.image_shape], 8 * number
+    """Return the start of a safetensors file of `number` images: the length of a JSON header in eight bytes, and it."""
+    shape = [number, *description.image_shape]
+    start, end = 8 * number, 8 * number + 2 * prod(shape)
     header = {
         "__metadata__": {"samebits": json.dumps(description.to_json())},
-        "labels": {"dtype": "I64", "shape": [number], "data_offsets": [0, num_label_bytes]},
-        "images": {
-            "dtype": "F16",
-            "shape": shape,
-            "data_offsets": [num_label_bytes, num_label_bytes + 2 * prod(shape)],
-        },
+        "labels": {"dtype": "I64", "shape": [number], "data_offsets": [0, start]},
+        "images": {"dtype": "F16", "shape": shape, "data_offsets": [start, end]},
     }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)

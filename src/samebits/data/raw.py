@@ -1,8 +1,7 @@
-"""What a source gives: images as bytes with their labels."""
+"""What a data source returns: images as bytes, with their labels."""
 
 import tempfile
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ from numpy.typing import NDArray
 
 
 class ImagesOnDisk:
-    """Images uint8 (N, height, width, channels) that need not fit into memory: rows of it are read as they are asked for.
+    """Images uint8 (N, height, width, channels) that need not fit into memory: indexing reads rows from disk.
 
-    They lie in a temporary file without a name, so nothing is left of them, however the process ends.
+    They lie in a temporary file in `folder` that has no name, so nothing is left of it, however the process ends.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], folder: Path) -> None:
@@ -23,7 +22,7 @@ class ImagesOnDisk:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """The shape that an array of all images would have."""
+        """The shape of an array of all images."""
         return self._number, *self._image_shape
 
     def __len__(self) -> int:
@@ -37,11 +36,10 @@ class ImagesOnDisk:
 
     def __getitem__(self, rows: slice | NDArray[Any]) -> NDArray[np.uint8]:
         indices = np.arange(self._number)[rows]
-        size = prod(self._image_shape)
         images = np.empty((len(indices), *self._image_shape), dtype=np.uint8)
-        for row, index in enumerate(indices):
-            self._file.seek(int(index) * size)
-            images[row] = np.frombuffer(self._file.read(size), dtype=np.uint8).reshape(self._image_shape)
+        for image, index in zip(images, indices, strict=True):
+            self._file.seek(int(index) * image.size)
+            self._file.readinto(image.data)
         return images
 
 
@@ -59,13 +57,13 @@ class RawSplit:
         return len(self.labels)
 
     def take(self, indices: NDArray[Any]) -> "RawSplit":
-        """Return the images at `indices` (N,), copied."""
+        """Return a copy of the images at `indices` (N,)."""
         return RawSplit(self.images[indices], self.labels[indices])
 
 
 @dataclass(frozen=True)
 class RawDataset:
-    """The training and the test images of a source, its validation images where it has its own, and its classes' names."""
+    """Training and test images of a source with the names of the classes, and validation images if it has its own."""
 
     class_names: tuple[str, ...]
     train: RawSplit

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from samebits import atomic, params
-from samebits.data import cifar10
+from samebits.data import sources
 from samebits.errors import UserError
 from samebits.health import cached_objects, lost_experiments, stale_locks, tracking_database
 from samebits.health.check_result import Finding, shown
@@ -129,17 +129,8 @@ def _torchvision() -> Iterator[Finding]:
 
 
 def _raw_data(root: Path) -> Iterator[Finding]:
-    data = params.load(root / "params.yaml").data
-    raw = root / data.path
-    if data.source == "folder":
-        if not (raw / "train").is_dir():
-            raise UserError(f"data.path names {raw}, which has no folder train; restore it, or `dvc checkout` it")
-        yield Finding("ok", f"{raw} holds training images, whose content is a dependency of prepare")
-    elif cifar10.is_at_hand(raw):
-        cifar10.read(raw)  # checks every file, and raises UserError with the remedy
-        yield Finding("ok", "CIFAR-10's raw files have their published MD5s")
-    else:
-        yield Finding("note", "CIFAR-10's raw files are not here; they are needed to prepare it, and for nothing else")
+    if found := sources.inspect(params.load(root / "params.yaml").data, root):
+        yield Finding(*found)
 
 
 def _cache(root: Path, cache: Path, repair: bool, has_remote: bool) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tabulate import tabulate  # type: ignore[import-untyped]
 
 from samebits import results
-from samebits.data import cifar10
+from samebits.data.sources import cifar10
 from samebits.errors import UserError, printable
 from samebits.proof import mlflow_run
 from samebits.proof.explanation import Explanation
@@ -143,7 +143,7 @@ def _raw_data(result: Result) -> dict[str, str]:
             raw = result.root / path
         case _:
             raw = result.root / "data/raw"
-    return {"SAMEBITS_DATA": str(raw)} if cifar10.is_at_hand(raw) else {}
+    return {"SAMEBITS_DATA": str(raw)} if cifar10.is_available(raw) else {}
 
 
 def _fetch_own_images(result: Result, clone: Path) -> None:

@@ -89,7 +89,10 @@ class Inputs:
         self._values = _flat(params.read(text, _PARAMETERS))
         self._pipeline: dict[str, Any] = dvc_lock.mapping(self._texts[_PIPELINE], _PIPELINE).get("stages") or {}
         self._recorded = dvc_lock.read(self._texts[_LOCK], _LOCK).stages
-        self._dependencies = dvc_lock.paths(self._pipeline.get(self.stage, {}), "deps")
+        self._dependencies = {
+            path.replace("${data.source}", self.settings.data.source)
+            for path in dvc_lock.paths(self._pipeline.get(self.stage, {}), "deps")
+        }
         outputs = {
             path for stage in self._pipeline.values() for path in dvc_lock.paths(stage, "outs", "metrics", "plots")
         }

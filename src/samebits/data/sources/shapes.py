@@ -1,17 +1,21 @@
-"""The embedded data set "shapes": ten classes of 32x32 colour pictures, drawn on the spot from a seed.
+"""The embedded data set "shapes": ten classes of 32x32 colour pictures, drawn from a seed.
 
-The bytes are the same on every processor: fixed-point int32 arithmetic, on exact integers from NumPy's PCG64,
-all the way. Without floating point, no processor has anything to round or reorder in its own manner.
+The bytes are the same on every processor: everything is fixed-point int32 arithmetic on exact integers from NumPy's
+PCG64. Without floating point, no processor can round or reorder anything in its own way.
 
-Lengths in a picture are in steps, 64 to the pixel. A shape has its own coordinates, where its radius is 256.
+Lengths in a picture are in steps, 64 to the pixel. A shape has its own coordinates, in which its radius is 256.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 from numpy.typing import NDArray
 from tqdm import tqdm
+
+from samebits import params
+from samebits.data.raw import RawDataset, RawSplit
 
 Integers = NDArray[np.int32]
 
@@ -19,7 +23,7 @@ SIDE = 32
 CHUNK = 1000
 SPLITS = {"train": 0, "test": 1}
 
-# What counts as one: pixel in steps, radius in a shape's coordinates, cosine, turn, coverage of a pixel.
+# The unit of each fixed-point number: pixel in steps, radius in a shape's coordinates, cosine, turn, coverage of a pixel.
 PIXEL = 64
 UNIT = 256
 ONE = 1024
@@ -38,90 +42,57 @@ MAX_SLOPE = 4
 NOISE_LEVELS = 64
 INVERTED_PERCENT = 6
 
-# Each shape maps coordinates, x to the right and y downwards, to the depth within its outline: negative
-# outside, and near the outline close to the distance from it, which makes the edges smooth.
-
 
 def _disc(x: Integers, y: Integers, radius: int = UNIT) -> Integers:
     return (radius * radius - x * x - y * y) // (2 * radius)
-
-
-def _ring(x: Integers, y: Integers) -> Integers:
-    return np.minimum(_disc(x, y), -_disc(x, y, 140))
-
-
-def _crescent(x: Integers, y: Integers) -> Integers:
-    return np.minimum(_disc(x, y), -_disc(x - 120, y, 210))
 
 
 def _box(x: Integers, y: Integers, half_width: int | Integers, half_height: int | Integers) -> Integers:
     return np.minimum(half_width - np.abs(x), half_height - np.abs(y))
 
 
-def _square(x: Integers, y: Integers) -> Integers:
-    return _box(x, y, 215, 215)
-
-
-def _cross(x: Integers, y: Integers) -> Integers:
-    return np.maximum(_box(x, y, 250, 80), _box(x, y, 80, 250))
-
-
 def _triangle(x: Integers, y: Integers) -> Integers:
-    # 222 / 256 is the cosine of 30 degrees.
-    slope: Integers = 128 + y // 2 - np.abs(x) * 222 // 256
+    slope: Integers = 128 + y // 2 - np.abs(x) * 222 // 256  # 222 / 256 is the cosine of 30 degrees
     return np.minimum(128 - y, slope)
 
 
-def _star(x: Integers, y: Integers) -> Integers:
-    return np.maximum(_triangle(x, y), _triangle(x, -y))
-
-
 def _diagonal(depth: Integers) -> Integers:
-    # 181 / 256 is the cosine of 45 degrees.
-    distance: Integers = depth * 181 // 256
+    distance: Integers = depth * 181 // 256  # 181 / 256 is the cosine of 45 degrees
     return distance
 
 
-def _hourglass(x: Integers, y: Integers) -> Integers:
-    ends: Integers = 225 - np.abs(y)
-    return np.minimum(ends, _diagonal(30 + np.abs(y) - np.abs(x)))
-
-
-def _heart(x: Integers, y: Integers) -> Integers:
-    # A square standing on its corner, with a disc on each of the upper sides.
-    square = _diagonal(190 - np.abs(x) - np.abs(y - 45))
-    return np.maximum(square, _disc(np.abs(x) - 95, y + 50, 134))
-
-
-def _arrow(x: Integers, y: Integers) -> Integers:
-    head = np.minimum(-y, _diagonal(250 + y - np.abs(x)))
-    return np.maximum(head, _box(x, y - 100, 70, 150))
-
-
+# Each shape maps coordinates, x to the right and y downwards, to the depth within its outline: negative outside, and
+# close to the distance from the outline near it, which makes the edges smooth.
 SHAPES: dict[str, Callable[[Integers, Integers], Integers]] = {
     "disc": _disc,
-    "ring": _ring,
-    "crescent": _crescent,
-    "square": _square,
-    "cross": _cross,
+    "ring": lambda x, y: np.minimum(_disc(x, y), -_disc(x, y, 140)),
+    "crescent": lambda x, y: np.minimum(_disc(x, y), -_disc(x - 120, y, 210)),
+    "square": lambda x, y: _box(x, y, 215, 215),
+    "cross": lambda x, y: np.maximum(_box(x, y, 250, 80), _box(x, y, 80, 250)),
     "triangle": _triangle,
-    "star": _star,
-    "hourglass": _hourglass,
-    "heart": _heart,
-    "arrow": _arrow,
+    "star": lambda x, y: np.maximum(_triangle(x, y), _triangle(x, -y)),
+    "hourglass": lambda x, y: np.minimum(225 - np.abs(y), _diagonal(30 + np.abs(y) - np.abs(x))),
+    "heart": lambda x, y: np.maximum(  # a square on its corner, with a disc on each of the upper sides
+        _diagonal(190 - np.abs(x) - np.abs(y - 45)), _disc(np.abs(x) - 95, y + 50, 134)
+    ),
+    "arrow": lambda x, y: np.maximum(np.minimum(-y, _diagonal(250 + y - np.abs(x))), _box(x, y - 100, 70, 150)),
 }
 CLASS_NAMES: tuple[str, ...] = tuple(SHAPES)
 
 
+def read(data: params.Data, _root: Path) -> RawDataset:
+    """Draw the training and test images that `data.shapes` counts, from `data.seed`."""
+    counts = {"train": data.shapes.num_train, "test": data.shapes.num_test}
+    train, test = (RawSplit(*draw(count, data.seed, split)) for split, count in counts.items())
+    return RawDataset(CLASS_NAMES, train, test)
+
+
 def draw(num_images: int, seed: int, split: str, progress: bool = True) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Draw the first `num_images` pictures of a split.
+    """Draw the first `num_images` pictures of a split, "train" or "test"; the two are independent of each other.
 
-    Gives the images, uint8 (num_images, 32, 32, 3) from 0 to 255, and the labels, int64 (num_images,) from 0
-    to 9, positions in CLASS_NAMES. Every 1,000 hold 100 of each class; fewer are the beginning of more.
-    `split` is "train" or "test", independent of each other; `seed` is any integer from 0. `progress` shows a
-    bar where standard error is a terminal.
-
-    Raises ValueError if `num_images` is below 1, `seed` is negative or `split` is neither.
+    Return the images, uint8 (num_images, 32, 32, 3) from 0 to 255, and the labels, int64 (num_images,), positions in
+    CLASS_NAMES. Every 1,000 hold 100 of each class; fewer are the beginning of more. `progress` shows a bar if standard
+    error is a terminal. Raises ValueError if `num_images` is below 1, `seed` is negative or `split` is neither.
     """
     if num_images < 1:
         raise ValueError(f"num_images must be at least 1, not {num_images}")
@@ -131,24 +102,23 @@ def draw(num_images: int, seed: int, split: str, progress: bool = True) -> tuple
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     images = np.empty((num_images, SIDE, SIDE, 3), dtype=np.uint8)
     labels = np.empty(num_images, dtype=np.int64)
-    # To tqdm, None means: hidden unless standard error is a terminal.
-    hidden = None if progress else True
-    with tqdm(total=num_images, desc=f"Drawing {split}", unit=" images", disable=hidden) as bar:
+    # For tqdm, None means: hidden unless standard error is a terminal.
+    with tqdm(total=num_images, desc=f"Drawing {split}", unit=" images", disable=None if progress else True) as bar:
         for chunk, start in enumerate(range(0, num_images, CHUNK)):
-            count = min(CHUNK, num_images - start)
-            # A key of its own for each chunk, so that a picture does not depend on how many are drawn.
+            # Each chunk has its own key, so that a picture does not depend on how many are drawn.
             random = Generator(PCG64(SeedSequence(seed, spawn_key=(SPLITS[split], chunk))))
+            rows = slice(start, min(start + CHUNK, num_images))
+            count = rows.stop - start
             chunk_images, chunk_labels = _draw_chunk(random)
-            images[start : start + count] = chunk_images[:count]
-            labels[start : start + count] = chunk_labels[:count]
+            images[rows], labels[rows] = chunk_images[:count], chunk_labels[:count]
             bar.update(count)
     return images, labels
 
 
 def _draw_chunk(random: Generator) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Draw CHUNK pictures with their labels: sorted by class, so that a class is one slice, then shuffled."""
+    """Draw CHUNK pictures with their labels: sorted by class, which makes a class one slice, then shuffled."""
     background = _integers(random, *BACKGROUND, 3)
-    # Channels first, for NumPy is slow where the last axis is short.
+    # Channels first, because NumPy is slow if the last axis is short.
     picture = np.empty((CHUNK, 3, SIDE, SIDE), dtype=np.int32)
     picture[:] = background
     for _ in range(NUM_BARS):
@@ -166,12 +136,12 @@ def _draw_chunk(random: Generator) -> tuple[NDArray[np.uint8], NDArray[np.int64]
 
 
 def _integers(random: Generator, low: int, high: int, *channels: int) -> Integers:
-    """Draw an integer from `low` to `high` - 1 for each picture (and channel), shaped to meet its pixels."""
+    """Draw an integer from `low` to `high` - 1 for each picture (and channel), shaped to broadcast over its pixels."""
     return random.integers(low, high, size=(CHUNK, *channels, 1, 1), dtype=np.int32)
 
 
 def _shapes(random: Generator) -> Integers:
-    """Place a shape of its class in each picture; give its coverage (CHUNK, SIDE, SIDE)."""
+    """Place a shape of its class in each picture; return its coverage (CHUNK, SIDE, SIDE)."""
     radius = _integers(random, *RADIUS)
     x, y = _place(random, MARGIN, MAX_TURN, radius)
     depth = np.empty_like(x)
@@ -183,7 +153,7 @@ def _shapes(random: Generator) -> Integers:
 
 
 def _bars(random: Generator) -> Integers:
-    """Place a bar in each picture, from a dot over a small patch to a long line; give its coverage."""
+    """Place a bar in each picture, anything from a dot to a long line; return its coverage."""
     x, y = _place(random, 0, RIGHT_ANGLE, UNIT)
     half_length = _integers(random, PIXEL // 2, 12 * PIXEL)
     half_width = _integers(random, PIXEL // 2, 2 * PIXEL)
@@ -191,9 +161,9 @@ def _bars(random: Generator) -> Integers:
 
 
 def _place(random: Generator, margin: int, max_turn: int, size: int | Integers) -> tuple[Integers, Integers]:
-    """Put something of `size` steps anywhere in each picture; give its coordinates x, y (CHUNK, SIDE, SIDE).
+    """Place something of `size` steps anywhere in each picture; return its coordinates x, y (CHUNK, SIDE, SIDE).
 
-    Its centre is at least `margin` steps from the border; it is turned by up to `max_turn` to either side.
+    Its centre is at least `margin` steps from the border. It is turned by up to `max_turn` to either side.
     """
     steps = np.arange(SIDE, dtype=np.int32) * PIXEL + PIXEL // 2
     across = steps - _integers(random, margin, SIDE * PIXEL - margin)
@@ -207,7 +177,7 @@ def _place(random: Generator, margin: int, max_turn: int, size: int | Integers) 
 
 
 def _coverage(depth: Integers) -> Integers:
-    """Turn the depth of the pixels' centres, in steps, into how far each pixel is covered: 0 to OPAQUE."""
+    """Convert the depth of the pixels' centres, in steps, to how much of each pixel is covered: 0 to OPAQUE."""
     return np.clip(depth * (OPAQUE // PIXEL) + OPAQUE // 2, 0, OPAQUE)
 
 

@@ -1,0 +1,177 @@
+"""The user's own images, in the layout that torchvision's ImageFolder reads: train/<class>/*, and so on.
+
+Without a folder test/ (or validation/), the hash of each file in train/ and `data.seed` alone decide whether the image
+goes there. So adding images moves none of the others, and two copies of one file are never on both sides.
+"""
+
+import hashlib
+import os
+import sys
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from samebits import params
+from samebits.data import decoding, image_files
+from samebits.data.raw import ImagesOnDisk, RawDataset, RawSplit
+from samebits.errors import UserError, printable
+
+PARTS = ("train", "validation", "test")
+_MAX_CLASSES = 1000  # that the figures can show
+_NAMED = 5  # at most so many examples in a message
+_COPIES = ("in two of training, validation and test", "in two classes", "twice in one class")
+
+
+@dataclass(frozen=True)
+class _File:
+    path: str
+    part: str  # the folder of PARTS that it lies in
+    label: int
+
+
+def inspect(data: params.Data, root: Path) -> tuple[Literal["ok", "note"], str]:
+    """Look for training images. Raises UserError if there is no folder for them."""
+    folder = root / data.path
+    if not (folder / "train").is_dir():
+        raise UserError(f"data.path names {folder}, which has no folder train; restore it, or `dvc checkout` it")
+    return "ok", f"{folder} holds training images, whose content is a dependency of prepare"
+
+
+def read(data: params.Data, _root: Path) -> RawDataset:
+    """Read the images below `data.path`, resized to `data.image_size`, in an order that their relative paths decide.
+
+    The path starts at the working folder, which DVC has looked at, in temporary experiments too. The images are kept on
+    disk; memory holds only paths, labels and hashes. Raises UserError if this is not a data set of two classes or more.
+    """
+    if data.num_validation:
+        raise UserError(
+            f"params.yaml: data.num_validation is {data.num_validation}: must be 0 for data.source folder, "
+            "where data.folder.validation_percent sets validation images aside"
+        )
+    root = Path(data.path)
+    class_names = _class_names(root)
+    files = _files(root, class_names)
+    images = {part: ImagesOnDisk((data.image_size, data.image_size, 3), Path()) for part in PARTS}
+    labels: dict[str, list[int]] = {part: [] for part in PARTS}
+    first: dict[bytes, tuple[_File, str]] = {}  # for each content, the first file that has it, and its part
+    copies: dict[str, list[tuple[_File, _File]]] = {kind: [] for kind in _COPIES}
+    broken: list[str] = []
+    own_parts = {part for part in PARTS if (root / part).is_dir()}
+    outcomes = decoding.decode([file.path for file in files], (3, data.image_size, data.image_size))
+    for file, outcome in zip(tqdm(files, desc="Reading", unit=" images", disable=None), outcomes, strict=True):
+        if isinstance(outcome, str):
+            broken.append(f"{_shown(root, file.path)} {printable(outcome)}")
+            continue
+        part = _part(file.part, outcome.digest, data, own_parts)
+        original, its_part = first.setdefault(outcome.digest, (file, part))
+        if original is not file:
+            kind = 0 if its_part != part else 1 if original.label != file.label else 2
+            copies[_COPIES[kind]].append((original, file))
+        images[part].append(outcome.pixels)
+        labels[part].append(file.label)
+    if broken:
+        raise UserError(f"{len(broken):,} of {len(files):,} images are unusable: {_some(broken)}: fix or remove them")
+    _report_copies(root, copies, data.folder.duplicates)
+    splits = {part: RawSplit(images[part], np.array(labels[part], dtype=np.int64)) for part in PARTS}
+    _require_every_class(splits, class_names, own_parts, data)
+    return RawDataset(class_names, splits["train"], splits["test"], splits["validation"])
+
+
+def _class_names(root: Path) -> tuple[str, ...]:
+    """Return the names of the folders in train/, in sorted order, like ImageFolder. All parts must have the same."""
+    if not (root / "train").is_dir():
+        what = "has no folder train" if root.is_dir() else "is not a folder"
+        raise UserError(f"data.path names {root}, which {what}: it must hold train/<class>/*, with two classes or more")
+    names = {part: _folders(root / part) for part in PARTS if (root / part).is_dir()}
+    class_names = names["train"]
+    if not 2 <= len(class_names) <= _MAX_CLASSES:
+        raise UserError(f"{root}/train holds {len(class_names)} class folders: there must be 2 to {_MAX_CLASSES:,}")
+    seen: dict[str, str] = {}
+    for name in class_names:
+        if not name.isprintable():
+            raise UserError(f"{root}/train/{printable(name)} cannot be the name of a class: rename it to plain text")
+        other = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if other != name:
+            raise UserError(
+                f"the classes {other} and {name} of {root}/train differ only in case or in how accents are encoded, "
+                "which some file systems do not distinguish: rename one of them, or merge them"
+            )
+    for part, found in names.items():
+        if missing := sorted(set(class_names) - set(found)):
+            raise UserError(f"{root}/{part} has no folder for {_some(missing)}, but train has one")
+        if unknown := sorted(set(found) - set(class_names)):
+            raise UserError(f"{root}/{part} has a folder for {_some(unknown)}, but train has none")
+    return tuple(class_names)
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _files(root: Path, class_names: tuple[str, ...]) -> list[_File]:
+    """List the images of all classes and parts. Raises UserError for a class without any."""
+    listed: list[_File] = []
+    others: Counter[str] = Counter()
+    for part in (part for part in PARTS if (root / part).is_dir()):
+        others["outside of a class"] += sum(entry.is_file() for entry in os.scandir(root / part))
+        for label, name in enumerate(class_names):
+            listing = image_files.below(os.path.join(root, part, name))
+            others += listing.others
+            if not listing.paths:
+                raise UserError(f"{root}/{part}/{name} holds no image: put some there, or remove the class")
+            listed += [_File(path, part, label) for path in listing.paths]
+    if others := +others:
+        print(f"note: {root}: skipped {image_files.summary(others)}", file=sys.stderr)
+    # Shuffled, so that the first images show all classes; by relative names, so the folder may lie anywhere.
+    return sorted(listed, key=lambda file: hashlib.sha256(os.fsencode(os.path.relpath(file.path, root))).digest())
+
+
+def _part(own: str, digest: bytes, data: params.Data, own_parts: set[str]) -> str:
+    """Return the part of PARTS that a file which lies in `own` belongs to."""
+    if own != "train":
+        return own
+    place = int.from_bytes(hashlib.sha256(f"{data.seed}/".encode() + digest).digest()[:8], "big") * 100 >> 64
+    num_test = 0 if "test" in own_parts else data.folder.test_percent
+    num_validation = 0 if "validation" in own_parts else data.folder.validation_percent
+    if place < num_test:
+        return "test"
+    return "validation" if place < num_test + num_validation else "train"
+
+
+def _report_copies(root: Path, copies: dict[str, list[tuple[_File, _File]]], duplicates: str) -> None:
+    """Print a note for each kind of copies. Raises UserError for copies across parts, unless `duplicates` is allow."""
+    for kind in (kind for kind in _COPIES if copies[kind]):
+        named = [f"{_shown(root, one.path)} = {_shown(root, other.path)}" for one, other in copies[kind]]
+        line = f"the same file {kind}, {len(named):,} in all ({_some(named)})"
+        if kind == _COPIES[0] and duplicates == "fail":
+            raise UserError(f"{line}: remove one of each, or set data.folder.duplicates to allow in params.yaml")
+        print(f"note: {line}", file=sys.stderr)
+
+
+def _require_every_class(
+    splits: dict[str, RawSplit], class_names: tuple[str, ...], own_parts: set[str], data: params.Data
+) -> None:
+    counts = {part: np.bincount(split.labels, minlength=len(class_names)) for part, split in splits.items()}
+    totals = sum(counts.values(), start=np.zeros(len(class_names), dtype=np.int64))
+    for part, what in (("train", "training"), ("test", "test")):
+        if (counts[part] > 0).all():
+            continue
+        named = [f"{class_names[label]} ({totals[label]:,} in all)" for label in np.flatnonzero(counts[part] == 0)]
+        cut = " and ".join(f"data.folder.{name}_percent" for name in ("test", "validation") if name not in own_parts)
+        raise UserError(
+            f"{cut} and data.seed {data.seed} leave no {what} image of {_some(named)}: "
+            "add images, change these in params.yaml, or make folders test and validation yourself"
+        )
+
+
+def _some(texts: list[str]) -> str:
+    return ", ".join(printable(text) for text in texts[:_NAMED]) + (", ..." if len(texts) > _NAMED else "")
+
+
+def _shown(root: Path, path: str) -> str:
+    return printable(os.path.relpath(path, root))
