@@ -310,8 +310,8 @@ def test_compiled_code_of_an_earlier_version_is_not_run(done: Repository) -> Non
 def test_a_folder_of_code_is_known_by_the_hash_that_dvc_gives_it(done: Repository) -> None:
     """Else a run would not say which commit it comes from."""
     (run,) = finished_runs(done) or [None]
-    script = "import sys; sys.path.insert(0, 'src'); from samebits.stage.inputs import Inputs; import json\n"
-    script += "print(json.dumps([Inputs('stages/evaluate.py').origin().is_dirty]))"
+    script = "import sys; sys.path.insert(0, 'src'); from samebits.stage import records, inputs; import json\n"
+    script += "print(json.dumps([records.origin(inputs.Inputs('stages/evaluate.py')).is_dirty]))"
     assert json.loads(done.run("python", "-c", script).stdout) == [False]
     (done.root / "src/samebits/training/history.py").write_text("# other code of the training\n")
     shutil.rmtree(done.root / "src/samebits/training/__pycache__", ignore_errors=True)
