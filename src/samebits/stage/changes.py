@@ -104,7 +104,7 @@ def _in_files(inputs: Inputs) -> Iterator[Change]:
             md5 = md5_of(content) if is_code else _md5_or_absent(Path(path))
             is_late = is_code and path not in inputs.sealed  # loaded after `seal`: nobody knows which version
             if is_late or not (md5 == file.md5 or (path.endswith(".py") and _is_same_code(file.content, content))):
-                yield Change(path, file.md5[:DIGITS], md5[:DIGITS] if md5 != file.md5 else "another and back")
+                yield Change(path, file.md5[:DIGITS], md5[:DIGITS] if md5 != file.md5 else "changed and back")
     for link, target in inputs.links.items():
         if (now := inputs.target(link)) != target:
             yield Change(link, target, now)

@@ -55,18 +55,18 @@ class RunContent:
     @property
     def tags(self) -> dict[str, str]:
         """The tags that do not depend on what came out."""
-        commit, is_dirty = self.origin.commit, self.origin.is_dirty
-        tags = {"samebits.data_md5": self.data_md5, "samebits.parameters_md5": _parameters_md5(self.parameters)}
-        if self.training:
-            tags[_TRAINING] = self.training
-        if self.origin.experiment:
-            tags["samebits.experiments"] = self.origin.experiment
-        if commit:
-            tags["samebits.commit"] = commit
-            tags["samebits.commits"] = f"{commit}-dirty" if is_dirty else commit  # as `git describe --dirty` has it
-        if commit or is_dirty:
-            tags["samebits.dirty"] = "true" if is_dirty else "false"
-        return tags | {f"samebits.environment.{key}": _text(value) for key, value in flatten(self.environment).items()}
+        commit, is_dirty = self.origin.commit or "", self.origin.is_dirty
+        tags = {
+            "samebits.data_md5": self.data_md5,
+            "samebits.parameters_md5": _parameters_md5(self.parameters),
+            _TRAINING: self.training,
+            "samebits.experiments": self.origin.experiment or "",
+            "samebits.commit": commit,
+            "samebits.commits": f"{commit}-dirty" if commit and is_dirty else commit,  # as `git describe --dirty` says
+            "samebits.dirty": ("true" if is_dirty else "false") if commit or is_dirty else "",
+        }
+        environment = {f"samebits.environment.{key}": _text(value) for key, value in flatten(self.environment).items()}
+        return {key: value for key, value in tags.items() if value} | environment
 
     @property
     def result_tags(self) -> dict[str, str]:
@@ -155,11 +155,11 @@ def record(store: Store, content: RunContent, opened: OpenRun | None = None, *, 
         ]
         there = {file.path for file in store.client.list_artifacts(run_id)} if run and not is_live else set()
         files = {name: file for name, file in content.result_files.items() if name not in there}
-        _log(store, run_id, metrics=metrics, tags={} if run or is_live else _WRITTEN_LATER)
+        _log(store, run_id, metrics=metrics)
         _log_files(store, run_id, files)
         if run:
             return "completed" if metrics or files else "there"
-        _log(store, run_id, tags=content.result_tags)  # now it is found by its content
+        _log(store, run_id, tags=content.result_tags | ({} if is_live else _WRITTEN_LATER))  # now it can be found
         store.client.set_terminated(run_id, "FINISHED")
         for key in () if is_live else process_tags():  # this process did not make the result
             store.client.delete_tag(run_id, key)
