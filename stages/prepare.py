@@ -9,7 +9,7 @@ from samebits import stage
 
 inputs = stage.begin(__file__)  # before anything else is imported
 
-from samebits import atomic
+from samebits import atomic, paths
 from samebits.data import normalization, prepared, sources, splits
 from samebits.reporting import figures
 from samebits.stage.inputs import Inputs
@@ -29,9 +29,9 @@ def main(inputs: Inputs) -> None:
     normalized = normalization.of_images(data.normalization, train.images)
     description = prepared.Description(data.source, raw.class_names, (channels, height, width), normalized)
     parts = {"train": train, "validation": validation, "test": raw.test}
-    prepared.write(Path("data/prepared"), description, parts)
+    prepared.write(Path(paths.PREPARED), description, parts)
     captions = [raw.class_names[label] for label in train.labels[:NUM_PICTURES]]
-    with atomic.replacing(Path("data/plots/samples.png")) as path:
+    with atomic.replacing(Path(paths.PLOTS) / "samples.png") as path:
         title = f"The first training images of {data.source}"
         figures.labelled_images(train.images[:NUM_PICTURES], captions, None, path, title)
     counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())

@@ -13,79 +13,85 @@ recorder = tracking.Recorder(stage.repository_root(), "this training")
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 
 from tqdm import tqdm
 
-from samebits import atomic, checkpoint, core_locks, models, runtime
+from samebits import atomic, checkpoint, core_locks, models, paths
 from samebits.data import prepared
+from samebits.stage import changes, records
 from samebits.stage.inputs import Inputs
 from samebits.training import history, loop, resume
 
-PREPARED = Path("data/prepared")
-MODEL = Path("data/model")
+
+@dataclass
+class Progress:
+    """What happens during a training: reports, resume points, and turns at the cores."""
+
+    points: resume.ResumePoints
+    turn: core_locks.Turn
+    watch: changes.Watch
+    num_steps: int
+
+    def report(self, row: history.Report, images_per_second: float) -> None:
+        """Show a row of the history and send it to MLflow; warn if something was edited."""
+        tqdm.write(f"[{row.epoch}, {row.step:6d}] loss: {row.train_loss:.3f}")
+        recorder.report(asdict(row), images_per_second=images_per_second)
+        self.watch.look()
+
+    def pause(self, step: int, state: Callable[[], loop.State]) -> None:
+        """Save a resume point if one is due, and always the last: it is needed until DVC has recorded the result."""
+        if self.points.is_due() or step == self.num_steps:
+            self.points.save(step, {"training": state()})
+        self.turn.offer()
 
 
 def main(inputs: Inputs) -> None:
-    """Write data/model: checkpoint, history, environment. Goes on from a resume point if a killed run left one."""
+    """Write data/model: checkpoint, history, environment. Continues from a resume point if a killed run left one."""
     settings, recipe = inputs.settings, inputs.settings.chosen
-    device = runtime.choose_device(settings.device)
-    runtime.require_precision(recipe.train.precision, device)
-    runtime.make_deterministic(recipe.train.num_threads, settings.determinism)
-    runtime.keep_memory()
-    environment = runtime.environment(device, recipe.train.num_threads)
-    description = prepared.read_description(PREPARED)
+    device, environment = stage.set_up_torch(settings, recipe.train)
+    folder = Path(paths.PREPARED)
+    description = prepared.read_description(folder)
     num_classes = len(description.class_names)
     network = models.build(recipe.model, description.image_shape, num_classes, settings.seed).to(device)
-    data, validation = (prepared.read_split(PREPARED, name).to(device) for name in ("train", "validation"))
+    data, validation = (prepared.read_split(folder, name).to(device) for name in ("train", "validation"))
     inputs.seal()
-    prepared.require_written(
-        PREPARED, {name: inputs.sha256(PREPARED / f"{name}.safetensors") for name in ("train", "validation")}
-    )
+    prepared.require_written(folder, {name: inputs.sha256(paths.split(name)) for name in ("train", "validation")})
+
     meaning = {"recipe": settings.recipe, "seed": settings.seed} | recipe.model_dump(include={"model", "train"})
-    data_md5 = inputs.md5(f"{PREPARED}/{prepared.DESCRIPTION}")
-    what_decides_bits = {"code": inputs.code, "data": data_md5, "environment": environment}
-    what_decides_bits |= {"parameters": meaning | {"device": settings.device, "determinism": settings.determinism}}
+    data_md5 = inputs.md5(paths.DATASET)
+    what_decides_bits = {
+        "code": inputs.code,
+        "data": data_md5,
+        "environment": environment,
+        "parameters": meaning | {"device": settings.device, "determinism": settings.determinism},
+    }
     key = resume.key_of(what_decides_bits)
     points = resume.ResumePoints(stage.scratch(), key, settings.checkpoint_every_seconds)
-    num_steps = recipe.train.num_epochs * math.ceil(len(data) / recipe.train.batch_size)
     turn = core_locks.Turn(recipe.train.num_threads if device.type == "cpu" else 0)
-
-    def report(row: history.Report, images_per_second: float) -> None:
-        tqdm.write(f"[{row.epoch}, {row.step:6d}] loss: {row.train_loss:.3f}")
-        recorder.report(asdict(row), images_per_second=images_per_second)
-        inputs.notice(lambda line: tqdm.write(line, file=sys.stderr))
-
-    def pause(step: int, state: Callable[[], loop.State]) -> None:
-        # The last point stays until DVC has recorded the result: killed before, it trains nothing again.
-        if points.is_due() or step == num_steps:
-            points.save(step, {"training": state()})
-        turn.offer()
+    watch = changes.Watch(inputs, lambda line: tqdm.write(line, file=sys.stderr))
+    num_steps = recipe.train.num_epochs * math.ceil(len(data) / recipe.train.batch_size)
+    progress = Progress(points, turn, watch, num_steps)
 
     with points.held(), recorder:
-        origin = stage.origin(inputs)
-        recorder.begin(tracking.Begin(origin, settings.resolved(), data_md5, environment, key))
-        point = points.newest()
-        if point:
-            print(f"going on after step {point['training']['step']:,} of {num_steps:,}, from a resume point")
+        content = tracking.RunContent(records.origin(inputs), settings.resolved(), data_md5, environment, key)
+        recorder.begin(content)
+        state = (points.newest() or {}).get("training")
+        if state:
+            print(f"going on after step {state['step']:,} of {num_steps:,}, from a resume point")
         with turn.taken():
-            resume_from = point["training"] if point else None
-            rows = loop.train(network, data, validation, recipe.train, settings.seed, report, pause, resume_from)
-        inputs.require_unchanged()
-        weights = MODEL / "checkpoint.safetensors"
-        checkpoint.save(weights, checkpoint.Checkpoint(network.state_dict(), meaning, description, data_md5))
-        history.write(MODEL / "history.csv", rows)
-        atomic.write_text(MODEL / "environment.json", json.dumps(environment, indent=2) + "\n")
-        checkpoint_md5 = inputs.md5(str(weights))
-        points.finish(checkpoint_md5)
-        content = tracking.RunContent(
-            parameters=settings.resolved(),
-            data_md5=data_md5,
-            checkpoint_md5=checkpoint_md5,
-            environment=environment,
-            history=[asdict(row) for row in rows],
+            rows = loop.train(
+                network, data, validation, recipe.train, settings.seed, progress.report, progress.pause, state
+            )
+        changes.require_none(inputs)
+        checkpoint.save(
+            Path(paths.CHECKPOINT), checkpoint.Checkpoint(network.state_dict(), meaning, description, data_md5)
         )
-        recorder.finish(tracking.Finish(origin, content))
+        history.write(Path(paths.HISTORY), rows)
+        atomic.write_text(Path(paths.MODEL_ENVIRONMENT), json.dumps(environment, indent=2) + "\n")
+        checkpoint_md5 = inputs.md5(paths.CHECKPOINT)
+        points.finish(checkpoint_md5)
+        recorder.finish(replace(content, checkpoint_md5=checkpoint_md5, history=[asdict(row) for row in rows]))
 
 
 if __name__ == "__main__":

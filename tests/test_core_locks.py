@@ -128,4 +128,4 @@ def test_a_folder_that_cannot_be_used_costs_a_note(tmp_path: Path, is_file: bool
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout
     (line,) = done.stderr.splitlines()
-    assert line.startswith("note: trainings of this machine take no turns (")
+    assert line.startswith("note: trainings on this machine do not take turns (")

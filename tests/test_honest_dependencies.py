@@ -15,11 +15,11 @@ import os, sys
 log = os.open(os.environ["WATCH_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 stage = os.environ.get("DVC_STAGE")
 def is_comparing():
-    "Whether the stage only compares files with what they were: reads them as inputs.py does, by no import and no parser."
+    "Whether the stage only compares files with what they were: reads them as stage/ does, by no import and no parser."
     frame = sys._getframe().f_back.f_back  # None: Python itself opens the script
     while frame and os.path.basename(frame.f_code.co_filename) in ("pathlib.py", "digests.py", "hashlib.py"):
         frame = frame.f_back
-    return frame and frame.f_code.co_filename.endswith("samebits/stage/inputs.py")
+    return frame and frame.f_code.co_filename.endswith(("samebits/stage/inputs.py", "samebits/stage/changes.py"))
 def watch(event, arguments):
     if event == "open" and stage and isinstance(arguments[0], (str, bytes)) and not is_comparing():
         os.write(log, os.fsencode(f"{stage}\\t{os.path.realpath(os.fsdecode(arguments[0]))}\\n"))
@@ -31,7 +31,7 @@ EXEMPT = (
     *("src/samebits/tracking/", "src/samebits/repository/", "mlflow.db", "mlartifacts/"),
     *("src/samebits/__init__.py", "src/samebits/errors.py", "src/samebits/processes.py", "src/samebits/core_locks.py"),
     "src/samebits/paths.py",
-    *("src/samebits/stage/inputs.py", "src/samebits/stage/confirmation.py"),
+    *(f"src/samebits/stage/{name}.py" for name in ("inputs", "changes", "records", "confirmation")),
     *(".samebits/", ".git/", "params.yaml"),
 )
 # Of evaluate alone: it reads the pictures for its MLflow run, and forgets the resume points of the training.

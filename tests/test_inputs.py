@@ -9,8 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from samebits.repository import dvc_lock, git
 from samebits.repository.digests import md5_of
@@ -310,8 +312,8 @@ def test_compiled_code_of_an_earlier_version_is_not_run(done: Repository) -> Non
 def test_a_folder_of_code_is_known_by_the_hash_that_dvc_gives_it(done: Repository) -> None:
     """Else a run would not say which commit it comes from."""
     (run,) = finished_runs(done) or [None]
-    script = "import sys; sys.path.insert(0, 'src'); from samebits.stage.inputs import Inputs; import json\n"
-    script += "print(json.dumps([Inputs('stages/evaluate.py').origin().is_dirty]))"
+    script = "import sys; sys.path.insert(0, 'src'); from samebits.stage import records, inputs; import json\n"
+    script += "print(json.dumps([records.origin(inputs.Inputs('stages/evaluate.py')).is_dirty]))"
     assert json.loads(done.run("python", "-c", script).stdout) == [False]
     (done.root / "src/samebits/training/history.py").write_text("# other code of the training\n")
     shutil.rmtree(done.root / "src/samebits/training/__pycache__", ignore_errors=True)
@@ -340,3 +342,122 @@ def test_images_of_a_folder_that_change_while_they_are_prepared_are_not_recorded
     output, _ = process.communicate()
     if process.returncode != 0:  # else it was added before the stage began
         assert "pictures/train/dark/new.png absent → changed while prepare ran, so it is not recorded" in output
+
+
+NETWORK = "src/samebits/models/lab.py"
+
+
+@pytest.fixture
+def linked(fresh: Repository) -> Repository:
+    """A repository in which train depends on the files of its recipe by a folder of links to them."""
+    definition = fresh.root / "dvc.yaml"
+    if "recipes/${recipe}" not in definition.read_text():
+        pipeline = yaml.safe_load(definition.read_text())
+        deps = pipeline["stages"]["train"]["deps"]
+        pipeline["stages"]["train"]["deps"] = [each for each in deps if each not in NETWORKS] + [
+            "recipes/${recipe}/model"
+        ]
+        definition.write_text(yaml.safe_dump(pipeline, sort_keys=False))
+        folder = fresh.root / "recipes/lab/model"
+        folder.mkdir(parents=True)
+        for network in NETWORKS:
+            (folder / Path(network).name).symlink_to(f"../../../{network}")
+        fresh.commit("links")
+    return fresh
+
+
+NETWORKS = [f"src/samebits/models/{name}.py" for name in ("lab", "linear", "speed")]
+
+
+def link_to_network(repository: Repository) -> Path:
+    (link,) = [path for path in (repository.root / "recipes/lab").rglob("lab.py") if "evaluate" not in path.parts]
+    return link
+
+
+def ask(repository: Repository, expression: str) -> Any:
+    """Return the value of an expression on the inputs of train, when its network is loaded."""
+    script = f"""
+import json, sys
+sys.path.insert(0, 'src')
+from samebits.stage import records
+from samebits.stage.inputs import Inputs
+inputs = Inputs('stages/train.py')
+import samebits.models.lab
+print(json.dumps({expression}))
+"""
+    return json.loads(repository.run("python", "-c", script).stdout)
+
+
+def test_a_folder_of_links_is_a_dependency_on_the_files_that_they_lead_to(linked: Repository) -> None:
+    assert linked.repro() == ["prepare", "train", "evaluate"] and linked.repro() == []
+    link = link_to_network(linked).relative_to(linked.root)
+    folder = link.parent.as_posix()
+    recorded = stages_recorded(linked)["train"].dependencies[folder]
+    assert ask(linked, f"[inputs.recordable_md5('{folder}'), inputs.recordable_md5_now('{folder}')]") == [recorded] * 2
+    assert ask(linked, f"inputs.code['{NETWORK}']") == md5_of((linked.root / NETWORK).read_bytes())
+    assert ask(linked, f"inputs.links['{link}']") == NETWORK
+    (run,) = finished_runs(linked)
+    assert run.data.tags["samebits.dirty"] == "false"
+    # Other code behind a link is other code.
+    (linked.root / NETWORK).write_text((linked.root / NETWORK).read_text() + "# another\n")
+    assert ask(linked, f"inputs.recordable_md5('{folder}')") != recorded
+    assert "train" in linked.repro()
+
+
+def test_a_part_that_the_stage_does_not_depend_on_is_refused_with_the_command_that_links_it(linked: Repository) -> None:
+    linked.run("dvc", "repro", "prepare")
+    link = link_to_network(linked)
+    folder = link.parent.relative_to(linked.root)
+    link.unlink()
+    refused = linked.run("python", "stages/train.py", ok=False)
+    assert refused.returncode == 1 and not (linked.root / CHECKPOINT).exists()
+    (line,) = refused.stderr.splitlines()
+    command = f"ln -s ../../../{NETWORK} {folder}/"
+    assert line == (
+        f"error: recipe lab uses {NETWORK}, but train does not depend on it: run `{command}` and `git add recipes`; "
+        "`samebits link` makes the links for what params.yaml names"
+    )
+    linked.run(*command.split())
+    assert link.resolve() == linked.root.resolve() / NETWORK
+    assert linked.repro("train") == ["train"]
+
+
+@pytest.mark.parametrize("what", ["link", "file"])
+def test_an_edit_behind_a_link_while_a_training_runs_is_not_recorded(linked: Repository, what: str) -> None:
+    linked.edit(lengthen)
+    linked.commit("longer")
+    link = link_to_network(linked)
+
+    def edit() -> None:
+        if what == "link":
+            link.unlink()
+            link.symlink_to("../../../src/samebits/models/linear.py")
+        else:
+            (linked.root / NETWORK).write_text((linked.root / NETWORK).read_text() + "EDITED = 1\n")
+
+    code, output = while_it_trains(linked, edit)
+    assert code != 0 and "train" not in stages_recorded(linked)
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    path = link.relative_to(linked.root)
+    changed = (
+        rf"{path} {NETWORK} → src/samebits/models/linear\.py" if what == "link" else rf"{NETWORK} \w{{7}} → \w{{7}}"
+    )
+    assert re.match(f"error: {changed} while train ran, so it is not recorded", line)
+    linked.run(*re.findall(r"undo the edit \(`([^`]*)`\)", line)[0].split())
+    assert "going on after step 4,000 of 4,000" in linked.run("dvc", "repro", "train").stdout
+
+
+@pytest.mark.parametrize("what", ["link", "file"])
+def test_an_edit_behind_a_link_before_the_record_is_taken_back(linked: Repository, tmp_path: Path, what: str) -> None:
+    link = link_to_network(linked)
+
+    def edit() -> None:
+        if what == "link":
+            link.unlink()
+            link.symlink_to("../../../src/samebits/models/linear.py")
+        else:
+            (linked.root / NETWORK).write_text((linked.root / NETWORK).read_text() + "EDITED = 1\n")
+
+    output = in_the_gap(linked, tmp_path / "slow", "train", edit)
+    folder = link.parent.relative_to(linked.root)
+    assert re.search(rf"error: {folder} \w{{7}} → \w{{7}} just when train had ended, .*the record is removed", output)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from samebits.errors import UserError
+from samebits.repository.origin import Origin
 from samebits.tracking import open_store, runs, store_errors
 from samebits.tracking import store as stores
 from samebits.tracking.store import Store
@@ -33,7 +34,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_run(root: Path, name: str) -> str:
     """Write a run with one artifact, its name; return its id."""
-    return runs.create_run(open_store(root), runs.Description(name, {}, {}, {"name.txt": name.encode()}))
+    origin = Origin(None, b"", name, {"name.txt": name.encode()})
+    process = runs.process_tags()
+    return runs.open_run(open_store(root), runs.RunContent(origin, {}, "", {}, name), process).run_id
 
 
 def names(store: Store) -> list[str]:
@@ -95,7 +98,9 @@ def test_an_odd_name_keeps_everything_in_the_clone(template: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["a?b", "a%20b"])
 def test_where_mlflow_would_write_elsewhere_nothing_is_written(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=r"MLflow keeps no database at .*: rename the folder to one without \? and %"):
+    with pytest.raises(
+        UserError, match=r"MLflow cannot keep a database at .*: rename the folder to one without \? and %"
+    ):
         open_store(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
@@ -145,7 +150,7 @@ def test_a_server_that_drips_costs_its_time_and_one_line(
     monkeypatch.setattr(stores, "CALL_SECONDS", 1.0)
     started = time.monotonic()
     with (
-        pytest.raises(UserError, match=r"cannot be used \(TimeoutError: no whole answer within 1 s\)"),
+        pytest.raises(UserError, match=r"cannot be used \(TimeoutError: no complete answer within 1 s\)"),
         store_errors(tmp_path),
     ):
         open_store(tmp_path)

@@ -10,24 +10,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from samebits.repository import git
-from samebits.stage.inputs import Origin
-from samebits.tracking import (
-    Begin,
-    Finish,
-    Recorder,
-    RunContent,
-    content_md5,
-    find_run,
-    open_store,
-    runs,
-    tracking_uri,
-)
+from samebits.repository.origin import Origin
+from samebits.tracking import Recorder, RunContent, content_md5, find_run, open_store, runs, tracking_uri
 from samebits.tracking.store import Store, quiet_mlflow
 
 SOURCE = Path(__file__).parents[1] / "src"
@@ -51,20 +42,21 @@ METRICS = {"test": {"accuracy": 0.5, "recall": {"plane": 0.25, "sea & sky": 0.75
 TRAINING = f"""
 import sys, time
 from pathlib import Path
-from samebits.stage.inputs import Origin
-from samebits.tracking import Begin, Finish, Recorder, RunContent
+from dataclasses import replace
+from samebits.repository.origin import Origin
+from samebits.tracking import Recorder, RunContent
 root, seed, end = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 parameters = {PARAMETERS!r} | {{"seed": seed}}
-origin = Origin(None, b"", None)
+content = RunContent(Origin(None, b"", None), parameters, "{DATA}", {{}}, str(seed))
 with Recorder(root, "this training") as record:
-    record.begin(Begin(origin, parameters, "{DATA}", {{}}, str(seed)))
+    record.begin(content)
     started = time.monotonic()
     for step in range(200):
         record.report({{"step": step, "train_loss": 1.0}}, images_per_second=100.0)
     assert time.monotonic() - started < 0.5, "training waited for MLflow"
     if end == "wait":
         time.sleep(60)
-    record.finish(Finish(origin, RunContent(parameters, "{DATA}", str(seed) * 32, {{}}, [])))
+    record.finish(replace(content, checkpoint_md5=str(seed) * 32))
 print("trained")
 """
 
@@ -156,18 +148,18 @@ def _head(root: Path) -> str:
 
 def _train(root: Path, parameters: dict[str, Any] = PARAMETERS, reported: list[dict[str, Any]] = HISTORY) -> None:
     environment = {"processor": "a processor", "versions": {"torch": "2.13.0"}, "flags": ["avx2"]}
-    origin = _origin(root)
+    content = RunContent(_origin(root), parameters, DATA, environment, "key")
     with Recorder(root, "this training") as record:
-        record.begin(Begin(origin, parameters, DATA, environment, "key"))
+        record.begin(content)
         for row in reported:
             record.report(row, images_per_second=1000.0)
-        record.finish(Finish(origin, RunContent(parameters, DATA, CHECKPOINT, environment, HISTORY)))
+        record.finish(replace(content, checkpoint_md5=CHECKPOINT, history=HISTORY))
 
 
-def _evaluate(root: Path, parameters: dict[str, Any] = PARAMETERS, artifacts: list[Path] | None = None) -> None:
+def _evaluate(root: Path, parameters: dict[str, Any] = PARAMETERS, pictures: dict[str, bytes] | None = None) -> None:
     with Recorder(root, "this evaluation") as record:
-        content = RunContent(parameters, DATA, CHECKPOINT, {}, HISTORY, METRICS)
-        record.finish(Finish(_origin(root), content, root, artifacts or []))
+        content = RunContent(_origin(root), parameters, DATA, {}, "", CHECKPOINT, HISTORY, METRICS, pictures or {})
+        record.finish(content)
 
 
 def _runs(store: Store) -> list[Any]:
@@ -192,10 +184,8 @@ LOSSES = [(row["step"], row["train_loss"]) for row in HISTORY]
 
 
 def test_a_training_and_its_evaluation_are_one_run(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    picture = root / "mlartifacts.png"
-    picture.write_bytes(b"a picture")
     _train(root)
-    _evaluate(root, artifacts=[picture])
+    _evaluate(root, pictures={"mlartifacts.png": b"a picture"})
 
     run = _only_run(root)
     tags = run.data.tags
@@ -268,12 +258,13 @@ def test_one_result_of_two_commits_is_one_run(root: Path, monkeypatch: pytest.Mo
 def test_one_result_finished_twice_at_once_is_one_run(root: Path) -> None:
     store = open_store(root)
     trained = threading.Event()
+    complete = RunContent(_origin(root), PARAMETERS, DATA, {}, "key", CHECKPOINT, HISTORY)
 
     def train() -> None:
         with Recorder(root, "this training") as record:
-            record.begin(Begin(_origin(root), PARAMETERS, DATA, {}, "key"))
+            record.begin(RunContent(_origin(root), PARAMETERS, DATA, {}, "key"))
             trained.wait(30)
-            record.finish(Finish(_origin(root), RunContent(PARAMETERS, DATA, CHECKPOINT, {}, HISTORY)))
+            record.finish(complete)
 
     thread = threading.Thread(target=train)
     thread.start()
@@ -282,10 +273,10 @@ def test_one_result_finished_twice_at_once_is_one_run(root: Path) -> None:
         trained.set()
         time.sleep(0.5)
         assert [run.info.status for run in _runs(store)] == ["RUNNING"]
-        twin = runs.create_run(store, runs.describe(_origin(root), PARAMETERS, DATA, {}))
-        runs.complete_run(store, twin, runs.result_tags(PARAMETERS, DATA, CHECKPOINT))
+        assert runs.record(store, complete) == "new"
+        (twin,) = [run for run in _runs(store) if run.info.status == "FINISHED"]
     thread.join(30)
-    assert _only_run(root).info.run_id == twin
+    assert _only_run(root).info.run_id == twin.info.run_id
 
 
 def test_a_changed_workspace_is_recorded_with_its_patch(root: Path) -> None:
@@ -321,7 +312,7 @@ def test_a_lost_database_is_written_again(root: Path, empty_database: Path) -> N
 )
 def test_an_exception_ends_the_run(root: Path, error: type[BaseException], status: str) -> None:
     with pytest.raises(error), Recorder(root, "this training") as record:
-        record.begin(Begin(_origin(root), PARAMETERS, DATA, {}, "key"))
+        record.begin(RunContent(_origin(root), PARAMETERS, DATA, {}, "key"))
         record.report(HISTORY[0])
         raise error
     run = _only_run(root)
@@ -356,6 +347,30 @@ def test_git_ignores_what_dvc_writes(root: Path, tmp_path: Path) -> None:
     assert git.commit(nothing) is None
     _git(nothing, "init", "--quiet")
     assert git.commit(nothing) is None
+
+
+def test_the_tags_by_which_runs_are_found_never_change() -> None:
+    """Else no run in a user's database would be found, and each would be written again."""
+    environment = {"processor": "a processor", "versions": {"torch": "2.13.0"}, "flags": ["avx2"], "threads": 2}
+    content = RunContent(Origin("a" * 40, b"patch", "muddy-fork", is_dirty=True), PARAMETERS, DATA, environment, "key")
+    assert content.tags == {
+        "samebits.data_md5": DATA,
+        "samebits.parameters_md5": "856b14f3381f7b7793660d6b54bd86e8",
+        "samebits.training": "key",
+        "samebits.experiments": "muddy-fork",
+        "samebits.commit": "a" * 40,
+        "samebits.commits": f"{'a' * 40}-dirty",
+        "samebits.dirty": "true",
+        "samebits.environment.processor": "a processor",
+        "samebits.environment.versions.torch": "2.13.0",
+        "samebits.environment.flags": '["avx2"]',
+        "samebits.environment.threads": "2",
+    }
+    complete = replace(content, checkpoint_md5=CHECKPOINT)
+    assert complete.result_tags == {
+        "samebits.checkpoint_md5": CHECKPOINT,
+        "samebits.content": "405c5d9dd1797bc1eac61aeb237e5f96",
+    }
 
 
 def test_importing_the_package_does_not_import_mlflow() -> None:

@@ -1,7 +1,7 @@
-"""Taking turns: where the trainings of a machine want more threads than it has cores, they compute one after the other.
+"""Trainings that together want more threads than the machine has cores take turns: one computes, the others wait.
 
-oneDNN's threads wait for each other spinning. Two trainings of two threads each on two cores therefore take 4.7 times as
-long as one where the system shares the cores out, and twice as long where they take turns.
+oneDNN's threads spin while they wait for each other. Two trainings of two threads each on two cores therefore take 4.7
+times as long as one if the system shares the cores out, and twice as long if they take turns.
 """
 
 import os
@@ -16,15 +16,15 @@ from filelock import FileLock, Timeout
 
 TURN_SECONDS = 2.0
 POLL_SECONDS = 0.01
-# Who has waited so long waits no more: whatever holds the cores is no training that takes turns.
+# After so long, whatever holds the cores is no training that takes turns: wait no more.
 WAIT_SECONDS = 60.0
 
 
 class Turn:
     """The right to compute with `num_threads` of the cores that this process may use, or with all if they are fewer.
 
-    Each core is a lock in the system's temporary folder, which the end of a process opens, however it comes. It holds the
-    number of the process: nobody waits for one that is stopped, as by Ctrl-Z. Without such a folder nobody waits at all.
+    Each core is a lock in the system's temporary folder, which the kernel frees when its process ends. A lock file holds
+    the process number: nobody waits for a process that is stopped (Ctrl-Z). Without such a folder nobody waits at all.
     """
 
     def __init__(self, num_threads: int) -> None:
@@ -34,42 +34,39 @@ class Turn:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Wait for a turn, and give it back in the end."""
+        """Wait for a turn, and end it when the block ends."""
         self._take()
         try:
             yield
         finally:
-            self._give()
+            _release(self._cores)
 
     def offer(self) -> None:
-        """Let others have theirs, if they wait and this turn has lasted long enough."""
+        """Let others compute if they wait and this turn has lasted long enough."""
         if time.monotonic() - self._taken >= TURN_SECONDS:
-            self._give()
+            _release(self._cores)
             self._take()
 
     def _take(self) -> None:
         deadline = time.monotonic() + WAIT_SECONDS
-        # Whoever waits is next, before one whose turn has just ended.
+        # The process that holds `next` goes before one whose turn has just ended.
         for locks, number in (self._next, 1), (self._cores, self._num_threads):
             while len(locks) >= number > _hold(locks, number):
                 if time.monotonic() > deadline:
                     print(
-                        "note: other trainings hold the cores for too long; this one waits for them no more",
+                        "note: other trainings have held the cores for too long; this one no longer waits for them",
                         file=sys.stderr,
                     )
-                    self._give()
+                    _release(self._cores)
                     self._next, self._cores, self._num_threads = [], [], 0
                     break
                 time.sleep(POLL_SECONDS)
         _release(self._next)
         self._taken = time.monotonic()
 
-    def _give(self) -> None:
-        _release(self._cores)
-
 
 def _locks() -> tuple[list[FileLock], list[FileLock]]:
-    """Return the lock of whoever is next, and those of the cores."""
+    """Return the lock of the process that is next, and those of the cores; none if the folder cannot be used."""
     folder = Path(tempfile.gettempdir()) / f"samebits-cores-{os.getuid()}"
     try:
         folder.mkdir(exist_ok=True)
@@ -77,13 +74,14 @@ def _locks() -> tuple[list[FileLock], list[FileLock]]:
     except Timeout:
         pass
     except OSError as error:
-        print(f"note: trainings of this machine take no turns ({folder}: {error.strerror})", file=sys.stderr)
+        print(f"note: trainings on this machine do not take turns ({folder}: {error.strerror})", file=sys.stderr)
         return [], []
-    return [FileLock(folder / "next")], [FileLock(folder / str(core)) for core in _cores()]
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return [FileLock(folder / "next")], [FileLock(folder / str(core)) for core in sorted(cores)]
 
 
 def _hold(locks: list[FileLock], number: int) -> int:
-    """Take locks until `number` of them are held, by this process or by one that is stopped; return how many are."""
+    """Take locks until `number` of them are held, by this process or by a stopped one; return how many are."""
     held = sum(lock.is_locked for lock in locks)
     for lock in locks:
         if held < number and not lock.is_locked:
@@ -108,9 +106,3 @@ def _is_held_by_a_stopped_process(path: Path) -> bool:
 def _release(locks: list[FileLock]) -> None:
     for lock in locks:
         lock.release()
-
-
-def _cores() -> list[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))

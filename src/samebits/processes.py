@@ -2,12 +2,12 @@
 
 
 def is_alive(pid: int, since: float) -> bool:
-    """Tell whether the process that had this number at the time `since` (seconds since the epoch) still runs."""
+    """Tell whether the process that had this number at the time `since` (seconds since 1970) still runs."""
     import psutil
 
     try:
         process = psutil.Process(pid)
-        # One that started later has only got the number. 2 s: setting the clock moves start times.
+        # A process that started later only has the same number. 2 s: setting the clock moves start times.
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < since + 2
     except psutil.NoSuchProcess:
         return False

@@ -10,27 +10,29 @@ from pydantic import ValidationError
 
 from samebits.errors import UserError
 from samebits.params import Params
+from samebits.paths import LOCK, PARAMETERS, PIPELINE
 from samebits.repository import cache as caches
 from samebits.repository import dvc_lock, git
 from samebits.repository.digests import md5_of
 from samebits.repository.dvc_lock import Record
+from samebits.repository.origin import Origin
 from samebits.repository.remote import open_remote
 
 WORKSPACE = "workspace"
-# What a result must hold, and what it means if it does not.
+# The files that a result must have, and what it means if one is missing.
 _WITHOUT = {
-    "dvc.yaml": "it is from before the pipeline",
-    "dvc.lock": "it is from before the first result, which `dvc repro` and a commit of dvc.lock record",
+    PIPELINE: "it is from before the pipeline",
+    LOCK: "it is from before the first result, which `dvc repro` and a commit of dvc.lock record",
 }
-# Reads what git holds under a name such as `main:params.yaml`.
+# Reads the content that git holds under a name such as `main:params.yaml`.
 Read = Callable[[str], bytes | None]
 
 
 @dataclass(frozen=True)
 class Result:
-    """A result that the repository in `root` knows, under the name that the user has for it.
+    """A result that the repository in `root` knows, called `name` by the user.
 
-    Its files are those of `commit` ("" without any) with the changes in `patch`; `file` reads one of them as it is.
+    Its files are those of `commit` ("" if there is none) with the changes in `patch`; `file` reads one of them.
     """
 
     name: str
@@ -45,8 +47,7 @@ class Result:
     def __str__(self) -> str:
         if self.is_workspace:
             return self.name
-        short = self.commit[:7]
-        changes = " with its changes" if self.patch else ""
+        short, changes = self.commit[:7], " with its changes" if self.patch else ""
         return short if self.commit.startswith(self.name) else f"{self.name} ({short}{changes})"
 
     def yaml(self, path: str) -> dict[str, Any]:
@@ -58,45 +59,63 @@ class Result:
         return self.record.hashes.get(path)
 
     def at_hand(self, path: str) -> bytes | None:
-        """Return an output as it is recorded, or another file: its own or from DVC's cache; None if neither has it."""
+        """Return an output as recorded, or any other file, from git or DVC's cache; None if neither has it."""
         content, md5 = self.file(path), self.md5(path)
         return content if not md5 or (content is not None and md5_of(content) == md5) else self.cache.read(md5)
 
     def read(self, path: str) -> bytes | None:
-        """Do as `at_hand` does, and ask DVC's default remote last."""
-        md5 = self.md5(path)
-        return content if (content := self.at_hand(path)) is not None or not md5 else self._from_remote(md5)
+        """Return what `at_hand` does; if that is nothing, ask DVC's default remote of today, whatever the revision."""
+        content, md5 = self.at_hand(path), self.md5(path)
+        if content is None and md5:
+            try:
+                with open_remote(self.root, None, caches.settings(self.root)) as remote:
+                    return remote.read_object(md5)
+            except UserError:
+                pass
+        return content
 
     def parameters(self) -> dict[str, Any]:
-        """Return the parameters that decided it, as `Params.resolved` gives them to a run that is logged live.
+        """Return the parameters that decided it, in the form in which `Params.resolved` gives them to a live run.
 
-        They are the recorded ones; what no stage records stands in its own params.yaml. As recorded if that was by a
-        version with other parameters.
+        They are the recorded ones; those that no stage records come from its own params.yaml. If they were recorded by a
+        version with other parameters, they are returned as recorded.
         """
         recorded = _nested(self.record.params, {})
         recipes = recorded.pop("recipes", {})
         plain: dict[str, Any] = recorded | recipes.get(recorded.get("recipe"), {})
         try:
-            whole = _nested(self.record.params, self.yaml("params.yaml"))
+            whole = _nested(self.record.params, self.yaml(PARAMETERS))
             recipe = whole["recipes"][whole["recipe"]]
             resolved = Params.model_validate(whole | {"recipes": {whole["recipe"]: recipe}}).resolved()
         except (UserError, ValidationError, LookupError, TypeError):
             return plain
-        # Numbers as that code would have had them (1 for a float is 1.0); no keys that it did not know.
+        # Numbers as a live run has them (1 for a float is 1.0), but no keys that its version did not know.
         return resolved if dvc_lock.flatten(resolved).keys() <= dvc_lock.flatten(whole | recipe).keys() else plain
+
+    def origin(self) -> Origin:
+        """Return where it comes from: its own files, unless they are not those that it was made from."""
+        base = git.parent(self.root, self.commit) if self.experiment else None
+        commit = base or self.commit or None
+        if self._is_stale():
+            return Origin(commit, b"", self.experiment, is_dirty=True)
+        patch = git.diff(self.root, base, self.commit) if base else self.patch
+        files = {path: content for path in (PARAMETERS, PIPELINE) if (content := self.file(path)) is not None}
+        return Origin(commit, patch, self.experiment, files, is_dirty=bool(patch))
+
+    def _is_stale(self) -> bool:
+        for path, md5 in self.record.dependencies.items():
+            if (content := self.file(path)) is not None and md5_of(content) != md5:
+                return True
+        try:
+            values = self.yaml(PARAMETERS)
+            return _nested(self.record.params, self.yaml(PARAMETERS)) != values
+        except UserError:
+            return True
 
     @cached_property
     def cache(self) -> caches.Cache:
         """DVC's cache in its repository."""
         return caches.of(self.root)
-
-    def _from_remote(self, md5: str) -> bytes | None:
-        try:
-            # The remotes of today: a revision from before a remote was named knows of none.
-            with open_remote(self.root, None, caches.settings(self.root)) as remote:
-                return remote.read_object(md5)
-        except UserError:
-            return None
 
 
 def find(root: Path, name: str, read: Read | None = None) -> Result:
@@ -105,8 +124,7 @@ def find(root: Path, name: str, read: Read | None = None) -> Result:
     if commit and commits and commits != [commit] and (ref := git.ref(root, name)):
         both = ", ".join([f"{commit} ({ref})", *(f"{each} (experiment)" for each in commits)])
         raise UserError(f"{name} is the name of a branch or tag and of an experiment: give a commit, {both}")
-    # An exact name comes before the beginning of a hash.
-    commits = commits or ([commit] if commit else [])
+    commits = commits or ([commit] if commit else [])  # an exact name goes before the beginning of a hash
     if not commits:
         raise UserError(
             f"{name} is no revision of {root}: give a commit, a branch, a tag or the name of a DVC experiment"
@@ -117,7 +135,7 @@ def find(root: Path, name: str, read: Read | None = None) -> Result:
 
 
 def of_commit(root: Path, name: str, commit: str, experiment: str | None, read: Read | None = None) -> Result:
-    """Return the result of a commit, read by `read` if there are many. Raises UserError if it holds none."""
+    """Return the result of a commit; pass `read` to read many of them. Raises UserError if it holds none."""
 
     def file(path: str) -> bytes | None:
         return read(f"{commit}:{path}") if read else git.read(root, commit, path) or None
@@ -137,7 +155,7 @@ def workspace(root: Path) -> Result:
 
 
 def _nested(params: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Put parameters with dotted keys into nested values."""
+    """Put parameters with dotted keys into nested values, which are changed."""
     for key, value in params.items():
         *sections, last = key.split(".")
         section = values
@@ -153,4 +171,4 @@ def _with_record(empty: Result) -> Result:
     for path, why in _WITHOUT.items():
         if not empty.file(path):
             raise UserError(f"{empty} has no {path}: {why}")
-    return replace(empty, record=dvc_lock.read(empty.file("dvc.lock") or b"", f"dvc.lock of {empty}"))
+    return replace(empty, record=dvc_lock.read(empty.file(LOCK) or b"", f"dvc.lock of {empty}"))

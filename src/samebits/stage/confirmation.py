@@ -1,7 +1,7 @@
-"""Whether DVC has recorded of a stage what the stage ran on: looked at as soon as it is recorded, and taken back if not.
+"""Whether DVC has recorded of a stage what the stage ran on: checked as soon as it is recorded, and removed if not.
 
-A stage compares its inputs with the files last of all, but DVC reads them a moment later. An edit in that moment would be
-recorded as what ran. So each stage leaves a process behind that waits for the record, for a tenth of a second as a rule.
+A stage compares its inputs with the files last of all, but DVC reads them a moment later and would record an edit in that
+moment as what ran. So each stage leaves a process behind that waits for the record, usually for a tenth of a second.
 """
 
 import os
@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING
 
 from samebits import atomic
 from samebits.atomic import Signature, signature
+from samebits.paths import LOCK
 from samebits.repository import cache, dvc_lock, git
 from samebits.repository.digests import file_md5
 from samebits.stage.inputs import Inputs
+from samebits.stage.records import misrecorded
 
 if TYPE_CHECKING:
     import psutil
 
-_LOCK = Path("dvc.lock")
+_LOCK = Path(LOCK)
 _POLL_SECONDS = 0.02
-_WHOLE_SECONDS = 0.2  # that a file is not written to, and so is whole
-# Larger outputs are prepared data, which the stages after compare with dataset.json.
+_WHOLE_SECONDS = 0.2  # without a write, after which a file is complete
+# Larger outputs are prepared data, which the next stages compare with dataset.json.
 _MAX_BYTES = 50_000_000
 
 
@@ -38,14 +40,16 @@ def leave_behind(inputs: Inputs) -> None:
         sizes = {path: status[1] for path, status in inputs.written().items() if status}
         outputs = {path: file_md5(Path(path)) for path, size in sizes.items() if size <= _MAX_BYTES}
         is_wrong = False
-        for _ in _records(dvc, before):
-            is_wrong = _confirm(inputs, outputs, ended) or is_wrong
-            if not is_wrong:  # else until the end: DVC may have read the file before, and write the same again
+        for _ in _writes(dvc, before):
+            is_wrong = _is_removed(inputs, outputs, ended) or is_wrong
+            if not is_wrong:  # else wait for the end: DVC may have read the file before, and write the same again
                 break
         if is_wrong:
             _remove_experiment(inputs, outputs)
     except BaseException as error:
-        _say(f"warning: what dvc.lock says of {inputs.stage} could not be confirmed ({error!r}): run `samebits check`")
+        _say(
+            f"warning: the record of {inputs.stage} in {LOCK} could not be confirmed ({error!r}): run `samebits check`"
+        )
     finally:
         os._exit(0)
 
@@ -62,33 +66,38 @@ def _dvc() -> "psutil.Process":
     return parents[0]
 
 
-def _records(dvc: "psutil.Process", before: Signature) -> Iterator[None]:
-    """Yield whenever dvc.lock has been written, until DVC has ended: when it is whole, for DVC writes it in place."""
+def _writes(dvc: "psutil.Process", before: Signature) -> Iterator[None]:
+    """Yield whenever dvc.lock was written and is complete (DVC writes it in place), until DVC has ended."""
     import psutil
 
-    last, since = before, 0.0
-    while True:
+    last, since, is_last = before, 0.0, False
+    while not is_last:
         is_last = not dvc.is_running() or dvc.status() == psutil.STATUS_ZOMBIE
         if (now := signature(_LOCK)) != last:
             last, since = now, time.monotonic()
-        if now is not None and now != before and (is_last or time.monotonic() - since > _WHOLE_SECONDS):
+        if now not in (None, before) and (is_last or time.monotonic() - since > _WHOLE_SECONDS):
             yield
             before = last = signature(_LOCK)
-        if is_last:
-            return
         time.sleep(_POLL_SECONDS)
 
 
-def _confirm(inputs: Inputs, outputs: Mapping[str, str], ended: float) -> bool:
-    """Remove the record of the stage if it says something else than what ran; tell whether it did."""
+def _is_removed(inputs: Inputs, outputs: Mapping[str, str], ended: float) -> bool:
+    """Remove the record of the stage if it differs from what ran; tell whether it did."""
     content = _LOCK.read_bytes()
-    recorded = dvc_lock.read(content, str(_LOCK)).stages.get(inputs.stage)
-    if recorded is None or not (changes := inputs.misrecorded(recorded, outputs)):
+    recorded = dvc_lock.read(content, LOCK).stages.get(inputs.stage)
+    if recorded is None or not (changes := misrecorded(inputs, recorded, outputs)):
         return False
     for path in cache.of(Path.cwd()).records():
-        if path.stat().st_mtime >= ended - 1 and _is_of(path, recorded):
-            cache.remove_record(path)
-    _remove(inputs.stage, content)
+        if path.stat().st_mtime >= ended - 1:
+            (cached,) = dvc_lock.read(path.read_bytes(), path.name).stages.values()
+            if (cached.dependencies, cached.params) == (recorded.dependencies, recorded.params):
+                cache.remove_record(path)
+    stage = re.escape(inputs.stage)
+    left = re.sub(rf"^  {stage}:\n(?:    .*\n)+", "", content.decode(), flags=re.MULTILINE)
+    if left.rstrip().endswith("stages:"):
+        _LOCK.unlink()
+    else:
+        atomic.write_text(_LOCK, left)
     _say(
         f"error: {', '.join(map(str, changes))} just when {inputs.stage} had ended, and DVC recorded that: the record is removed "
         "from dvc.lock and the run cache; run `dvc repro`"
@@ -96,26 +105,12 @@ def _confirm(inputs: Inputs, outputs: Mapping[str, str], ended: float) -> bool:
     return True
 
 
-def _is_of(path: Path, recorded: dvc_lock.Stage) -> bool:
-    """Tell whether a record of the run cache is the one that DVC has made together with this one of dvc.lock."""
-    (stage,) = dvc_lock.read(path.read_bytes(), path.name).stages.values()
-    return (stage.dependencies, stage.params) == (recorded.dependencies, recorded.params)
-
-
-def _remove(stage: str, content: bytes) -> None:
-    left = re.sub(rf"^  {re.escape(stage)}:\n(?:    .*\n)+", "", content.decode(), flags=re.MULTILINE)
-    if left.rstrip().endswith("stages:"):
-        _LOCK.unlink()
-    else:
-        atomic.write_text(_LOCK, left)
-
-
 def _remove_experiment(inputs: Inputs, outputs: Mapping[str, str]) -> None:
     """Remove the experiment that DVC has made of the record, if it has."""
     name = os.environ.get("DVC_EXP_NAME", "")
     for commit in git.experiments(Path.cwd(), name) if name else []:
-        recorded = dvc_lock.read(git.read(Path.cwd(), commit, str(_LOCK)), str(_LOCK)).stages.get(inputs.stage)
-        if recorded and inputs.misrecorded(recorded, outputs):
+        recorded = dvc_lock.read(git.read(Path.cwd(), commit, LOCK), LOCK).stages.get(inputs.stage)
+        if recorded and misrecorded(inputs, recorded, outputs):
             git.remove_experiment(Path.cwd(), name, commit)
             _say(f"error: so the experiment {name} is removed too: run it again")
 

@@ -1,146 +1,151 @@
-"""Recording what a stage does as an MLflow run, by a process of its own: MLflow may be slow, fail or hang, a stage never does."""
+"""Recording a stage as an MLflow run, in a process of its own: MLflow may be slow, fail or hang, the stage never does."""
 
+import gc
 import os
 import pickle
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
 import samebits
-from samebits.stage.inputs import Origin
-from samebits.tracking import runs
-from samebits.tracking.content import RunContent
-from samebits.tracking.store import quiet_mlflow
+from samebits.tracking.runs import OpenRun, RunContent, close_abandoned, log_rows, now, open_run, process_tags, record
+from samebits.tracking.store import Store, open_store, quiet_mlflow, short
 
 WAIT_SECONDS = 60.0
-# Whoever interrupts a stage, or sees it fail, does not want to wait for its record.
-WAIT_SECONDS_AFTER_FAILURE = 10.0
+WAIT_SECONDS_AFTER_FAILURE = 10.0  # a user who interrupts a stage, or sees it fail, does not want to wait
+_PROGRAM = "from samebits.tracking import recorder; recorder.write()"
 
-
-@dataclass(frozen=True)
-class Open:
-    """There will be something to record."""
-
-
-@dataclass(frozen=True)
-class Begin:
-    """A training begins; `key` stands for all that decides its bits, so a run of it that was interrupted goes on."""
-
-    origin: Origin
-    parameters: Mapping[str, Any]
-    data_md5: str
-    environment: Mapping[str, Any]
-    key: str
-    process: Mapping[str, str] = field(default_factory=runs.process_tags)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the history (`step` and numbers), reported at `timestamp` (milliseconds since 1970)."""
-
-    timestamp: int
-    values: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Finish:
-    """What came out, and where it comes from; for an evaluation also the `workspace` and those outputs that are `pictures`."""
-
-    origin: Origin
-    content: RunContent
-    workspace: Path | None = None
-    pictures: list[Path] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class End:
-    """The stage has ended: FINISHED, FAILED or KILLED."""
-
-    status: str
-
-
-Message = Open | Begin | Row | Finish | End
+Messages = SimpleQueue[tuple[Any, ...]]  # from the stage to the process that writes: a kind, and its values
 
 
 class Recorder:
-    """Records `what` a stage does, such as "this training", in the tracking store of the DVC root `root`.
+    """Records what a stage does, called `what` in messages, in the tracking store of the DVC root `root`.
 
-    Its process starts at once, so that it imports MLflow (2 s) while the stage imports PyTorch. Leaving the block after
-    `finish` makes the run FINISHED, an exception FAILED, Ctrl-C or an exit KILLED.
+    Its process starts at once and imports MLflow (2 s) while the stage imports PyTorch. Leaving the block after `finish`
+    makes the run FINISHED, an exception FAILED, Ctrl-C or an exit KILLED.
     """
 
     def __init__(self, root: Path, what: str) -> None:
         quiet_mlflow()
         self._what = what
-        self._messages: SimpleQueue[Message] = SimpleQueue()
+        self._messages: Messages = SimpleQueue()
         self._is_finished = False
         source = str(Path(samebits.__file__).resolve().parents[1])
         path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "samebits.tracking", str(root.absolute()), what],
+            [sys.executable, "-P", "-c", _PROGRAM, str(root.absolute()), what],
             stdin=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C ends the stage, and the end of its pipe this process
+            start_new_session=True,  # Ctrl-C ends the stage; the end of the pipe then ends this process
         )
-        # A full pipe must not hold up the stage.
-        self._sending = threading.Thread(target=self._send, daemon=True)
-        self._sending.start()
+        threading.Thread(target=self._send, daemon=True).start()  # a full pipe must not stop the stage
 
     def __enter__(self) -> Self:
-        self._messages.put(Open())
+        self._messages.put(("open",))
         return self
 
-    def begin(self, message: Begin) -> None:
-        """Open the run of a training; returns at once, as all others do."""
-        self._messages.put(message)
+    def begin(self, content: RunContent) -> None:
+        """Open the run of a training. Returns at once, like the other methods."""
+        self._messages.put(("begin", content, process_tags()))
 
-    def report(self, values: Mapping[str, Any], **system: float) -> None:
-        """Take a row of the history and facts about the machine."""
-        self._messages.put(Row(int(time.time() * 1000), {**values, **system}))
+    def report(self, row: Mapping[str, Any], **system: float) -> None:
+        """Log a row of the history (`step` and numbers) and measurements of the machine."""
+        self._messages.put(("row", now(), {**row, **system}))
 
-    def finish(self, message: Finish) -> None:
-        """Say what came out. Rows of its history that were not reported, those before a resume, are added."""
+    def finish(self, content: RunContent) -> None:
+        """Complete the run. Rows of the history that were not reported, those before a resume, are added."""
         self._is_finished = True
-        self._messages.put(message)
+        self._messages.put(("finish", content))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None and self._is_finished:
-            self._end("FINISHED", WAIT_SECONDS)
-        else:
+        status, seconds = "FINISHED", WAIT_SECONDS
+        if kind or not self._is_finished:
             is_stopped = kind is not None and issubclass(kind, KeyboardInterrupt | SystemExit)
-            self._end("KILLED" if is_stopped else "FAILED", WAIT_SECONDS_AFTER_FAILURE)
-
-    def _end(self, status: str, seconds: float) -> None:
-        self._messages.put(End(status))
+            status, seconds = "KILLED" if is_stopped else "FAILED", WAIT_SECONDS_AFTER_FAILURE
+        self._messages.put(("end", status))
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            print(warning(self._what, f"not done after {seconds:.0f} s", status), file=sys.stderr)
+            print(_warning(self._what, f"not done after {seconds:.0f} s", status), file=sys.stderr)
 
     def _send(self) -> None:
         assert self._process.stdin is not None
+        message: tuple[Any, ...] = ("",)
         with suppress(BrokenPipeError), self._process.stdin as pipe:
-            while True:
+            while message[0] != "end":
                 message = self._messages.get()
                 pickle.dump(message, pipe)
                 pipe.flush()
-                if isinstance(message, End):
-                    return
 
 
-def warning(what: str, reason: str, status: str) -> str:
-    """Say that `what` was not recorded."""
+def write() -> None:
+    """Be the process of a Recorder: write to the store of the DVC root argv[1] what standard input says, until it ends."""
+    gc.disable()  # MLflow's import makes a million objects and no garbage: saves 0.5 s, and as much at the end
+    os.nice(5)  # the stage goes first
+    messages: Messages = SimpleQueue()
+    ended: SimpleQueue[str] = SimpleQueue()
+    threading.Thread(target=_receive, args=(messages, ended), daemon=True).start()
+    try:
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (2 s, in which the stage imports PyTorch)
+
+        messages.get()  # "open": the stage has begun its work
+        store = open_store(Path(sys.argv[1]))
+        close_abandoned(store)
+        _write_run(store, messages)
+    except BaseException as error:
+        print(_warning(sys.argv[2], short(error), ended.get()), file=sys.stderr, flush=True)
+    os._exit(0)  # without visiting each of MLflow's objects
+
+
+def _receive(messages: Messages, ended: "SimpleQueue[str]") -> None:
+    """Take in messages at once, however busy the main thread is; at the end tell how the stage ended."""
+    message: tuple[Any, ...] = ()
+    try:
+        while message[:1] != ("end",):
+            message = pickle.load(sys.stdin.buffer)
+            messages.put(message)
+    except (EOFError, pickle.UnpicklingError):
+        if not message:
+            os._exit(0)  # the stage ended before there was anything to record
+        message = ("end", "KILLED")  # it did not live to say how it ended
+        messages.put(message)
+    ended.put(message[1])
+
+
+def _write_run(store: Store, messages: Messages) -> None:
+    opened: OpenRun | None = None
+    finished: RunContent | None = None
+    status = ""
+    rows: list[tuple[int, dict[str, Any]]] = []
+    while not status:
+        match messages.get():
+            case ("begin", content, process):
+                opened = open_run(store, content, process)
+            case ("row", timestamp, values):
+                rows.append((timestamp, values))
+            case ("finish", content):
+                finished = content
+            case ("end", status):
+                pass
+        if opened and (status or messages.empty()):  # else more rows go in the same call
+            log_rows(store, opened, rows)
+            rows.clear()
+    if finished and status == "FINISHED":
+        record(store, finished, opened)
+    elif opened:
+        store.client.set_terminated(opened.run_id, status)
+
+
+def _warning(what: str, reason: str, status: str) -> str:
     reassurance = "; the result itself is complete" if status == "FINISHED" else ""
     return f"warning: MLflow did not record {what} ({reason}){reassurance}"

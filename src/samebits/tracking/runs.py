@@ -1,127 +1,107 @@
-"""A run of a result: what it says, how it is found by content, how two runs of one result become one."""
+"""The run of a result: what it says, how its content identifies it, how it is written, live or later."""
 
 import json
 import math
 import platform
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samebits.processes import is_alive
 from samebits.repository.digests import md5_of
-from samebits.repository.dvc_lock import flatten
-from samebits.stage.inputs import Origin
+from samebits.repository.dvc_lock import Output, flatten
+from samebits.repository.origin import Origin
 from samebits.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
+# The artifact that lists every output with its hash, for `samebits verify --run`.
+OUTPUTS = "outputs.json"
+_CONTENT, _TRAINING = "samebits.content", "samebits.training"
+_ORIGINS = ("samebits.commits", "samebits.experiments")  # tags that hold several values
+# A run that was written later has no timings and no host; this tag says why.
+_WRITTEN_LATER = {"samebits.recorded": "afterwards"}
 # MLflow's limits.
 _MAX_KEY, _MAX_PARAM, _MAX_TAG = 250, 6000, 8000
-_MAX_METRICS_PER_CALL, _MAX_PARAMS_PER_CALL = 1000, 100
-_TRAINING = "samebits.training"
+_MAX_PER_CALL = 100
 
 
 @dataclass(frozen=True)
-class Description:
-    """What a run says before anything is trained."""
+class RunContent:
+    """What a run says of a result. While the network is being trained, checkpoint_md5 and all after it are empty."""
 
-    name: str
-    params: dict[str, str]
-    tags: dict[str, str]
-    files: dict[str, bytes]
+    origin: Origin
+    parameters: Mapping[str, Any]
+    data_md5: str
+    environment: Mapping[str, Any]
+    training: str = ""  # key of the training, by which an interrupted run is continued
+    checkpoint_md5: str = ""
+    history: Sequence[Mapping[str, Any]] = ()  # rows: `step` and numbers
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    outputs: Sequence[Output] = ()
+
+    @property
+    def name(self) -> str:
+        """The name of the run: that of the experiment, or recipe and seed."""
+        return self.origin.experiment or f"{self.parameters.get('recipe')}-seed{self.parameters.get('seed')}"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that do not depend on what came out."""
+        commit, is_dirty = self.origin.commit or "", self.origin.is_dirty
+        tags = {
+            "samebits.data_md5": self.data_md5,
+            "samebits.parameters_md5": _parameters_md5(self.parameters),
+            _TRAINING: self.training,
+            "samebits.experiments": self.origin.experiment or "",
+            "samebits.commit": commit,
+            "samebits.commits": f"{commit}-dirty" if commit and is_dirty else commit,  # as `git describe --dirty` says
+            "samebits.dirty": ("true" if is_dirty else "false") if commit or is_dirty else "",
+        }
+        environment = {f"samebits.environment.{key}": _text(value) for key, value in flatten(self.environment).items()}
+        return {key: value for key, value in tags.items() if value} | environment
+
+    @property
+    def result_tags(self) -> dict[str, str]:
+        """The tags that a run gets when its result is complete, and by which it is found from then on."""
+        content = content_md5(self.parameters, self.data_md5, self.checkpoint_md5)
+        return {"samebits.checkpoint_md5": self.checkpoint_md5, _CONTENT: content}
+
+    @property
+    def result_files(self) -> dict[str, bytes]:
+        """The artifacts that show what came out, by name."""
+        listed = [asdict(output) for output in sorted(self.outputs, key=lambda output: output.path)]
+        outputs = {OUTPUTS: (json.dumps(listed, indent=2) + "\n").encode()} if listed else {}
+        return {**self.pictures, **outputs}
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A RUNNING run, and what it holds already as pairs of metric and step."""
+class OpenRun:
+    """A RUNNING run and the values that it has already, as pairs of metric and step."""
 
     run_id: str
     logged: set[tuple[str, int]] = field(default_factory=set)
 
 
 def content_md5(parameters: Mapping[str, Any], data_md5: str, checkpoint_md5: str) -> str:
-    """The one value by which a result's run is found."""
-    return md5_of(f"{data_md5} {checkpoint_md5} {parameters_md5(parameters)}".encode())
-
-
-def parameters_md5(parameters: Mapping[str, Any]) -> str:
-    """The md5 of the parameters as canonical JSON."""
-    return md5_of(json.dumps(parameters, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
-
-
-def result_tags(parameters: Mapping[str, Any], data_md5: str, checkpoint_md5: str) -> dict[str, str]:
-    """The tags that a run gets when its result is complete, and by which it is found from then on."""
-    content = content_md5(parameters, data_md5, checkpoint_md5)
-    return {"samebits.checkpoint_md5": checkpoint_md5, "samebits.content": content}
-
-
-def describe(
-    origin: Origin, parameters: Mapping[str, Any], data_md5: str, environment: Mapping[str, Any], training: str = ""
-) -> Description:
-    """Say what a new run of that origin says about it; `training` is the key by which an interrupted one is found again."""
-    tags = {"samebits.data_md5": data_md5, "samebits.parameters_md5": parameters_md5(parameters)}
-    if training:
-        tags[_TRAINING] = training
-    if origin.experiment:
-        tags["samebits.experiments"] = origin.experiment
-    if origin.commit:
-        tags |= {
-            "samebits.commit": origin.commit,
-            # As `git describe --dirty` says it: the commit alone would not give this result.
-            "samebits.commits": f"{origin.commit}-dirty" if origin.is_dirty else origin.commit,
-            "samebits.dirty": "true" if origin.is_dirty else "false",
-        }
-    elif origin.is_dirty:
-        tags["samebits.dirty"] = "true"
-    tags |= {f"samebits.environment.{key}": _text(value) for key, value in flatten(environment).items()}
-    name = origin.experiment or f"{parameters.get('recipe')}-seed{parameters.get('seed')}"
-    params = {key: _text(value) for key, value in flatten(parameters).items()}
-    patch = {"diff.patch": origin.patch} if origin.patch else {}
-    return Description(name, params, tags, origin.files | patch)
-
-
-def create_run(store: Store, description: Description, process: Mapping[str, str] | None = None) -> str:
-    """Create a RUNNING run of a process, by default of this one; its id."""
-    run = store.client.create_run(store.experiment_id, run_name=description.name, tags=dict(process or process_tags()))
-    run_id: str = run.info.run_id
-    log(store, run_id, params=description.params, tags=description.tags)
-    log_files(store, run_id, description.files)
-    return run_id
-
-
-def open_training(store: Store, description: Description, process: Mapping[str, str]) -> Opened:
-    """Go on with the run of this training that was interrupted on this host, or create one."""
-    key = description.tags[_TRAINING]
-    with store.lock:
-        for run in _search(store, f"tags.`{_TRAINING}` = '{key}' and tags.`samebits.host` = '{platform.node()}'"):
-            if run.info.status in ("FAILED", "KILLED"):
-                run_id = run.info.run_id
-                log(store, run_id, tags=process)
-                add_origin(store, run, description)
-                store.client.update_run(run_id, status="RUNNING")
-                history = (store.client.get_metric_history(run_id, key) for key in run.data.metrics)
-                return Opened(run_id, {(metric.key, metric.step) for metrics in history for metric in metrics})
-        return Opened(create_run(store, description, process))
+    """Return the MD5 that identifies a result: its run is found by it."""
+    return md5_of(f"{data_md5} {checkpoint_md5} {_parameters_md5(parameters)}".encode())
 
 
 def find_run(store: Store, content: str) -> "Run | None":
-    """The run of the result with this `content_md5`; the oldest where there are several."""
-    runs = find_runs(store, content)
-    return runs[0] if runs else None
-
-
-def find_runs(store: Store, content: str) -> Sequence["Run"]:
-    """All runs of the result with this `content_md5`, the oldest first: several, if machines have written at once."""
-    return _search(store, f"tags.`samebits.content` = '{content}'")
+    """Return the run of the result with this `content_md5`, the oldest if there are several."""
+    return next(iter(_search(store, f"tags.`{_CONTENT}` = '{content}'")), None)
 
 
 def get_run(store: Store, run_id: str) -> "Run | None":
-    """The run with this id, unless it is not there or deleted."""
+    """Return the run with this id; None if it does not exist or is deleted."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -133,35 +113,135 @@ def get_run(store: Store, run_id: str) -> "Run | None":
     return run if run.info.lifecycle_stage == "active" else None
 
 
-def add_origin(store: Store, run: "Run", description: Description) -> None:
-    """Note on `run` that the commit and the experiment of `description` gave the same result."""
-    tags = {}
-    for key in ("samebits.commits", "samebits.experiments"):
+def open_run(store: Store, content: RunContent, process: Mapping[str, str]) -> OpenRun:
+    """Return a RUNNING run for a training: the one that was interrupted on this host, or a new one."""
+    with store.lock:
+        here = f"tags.`{_TRAINING}` = '{content.training}' and tags.`samebits.host` = '{platform.node()}'"
+        for run in _search(store, here):
+            if run.info.status in ("FAILED", "KILLED"):
+                run_id = run.info.run_id
+                _log(store, run_id, tags=process)
+                _add_origin(store, run, content.tags)
+                store.client.update_run(run_id, status="RUNNING")
+                histories = (store.client.get_metric_history(run_id, key) for key in run.data.metrics)
+                return OpenRun(run_id, {(metric.key, metric.step) for history in histories for metric in history})
+        return _create_run(store, content, process)
+
+
+def record(store: Store, content: RunContent, opened: OpenRun | None = None, *, is_live: bool = True) -> str:
+    """Write a complete result to its run: the existing one, or else that of its training (`opened`), or a new one.
+
+    For an older result (`is_live` is false) only what the run lacks is written. Returns "new", "completed" or "there".
+    """
+    with store.lock:
+        run = _only_run(store, content)
+        if run and opened and run.info.run_id == opened.run_id:
+            run = None  # it was killed just before it was FINISHED
+        if run:
+            run_id = run.info.run_id
+            _add_origin(store, run, content.tags)
+            if opened:
+                store.client.set_terminated(opened.run_id, "FINISHED")
+                store.client.delete_run(opened.run_id)
+        else:
+            opened = opened or _create_run(store, content, process_tags())
+            run_id = opened.run_id
+            log_rows(store, opened, [(now(), row) for row in content.history])
+        values = run.data.metrics if run else {}
+        metrics = [
+            metric
+            for metric in _metrics(content.metrics, 0, now())
+            if (values.get(metric.key) != metric.value if is_live else metric.key not in values)
+        ]
+        there = {file.path for file in store.client.list_artifacts(run_id)} if run and not is_live else set()
+        files = {name: file for name, file in content.result_files.items() if name not in there}
+        _log(store, run_id, metrics=metrics)
+        _log_files(store, run_id, files)
+        if run:
+            return "completed" if metrics or files else "there"
+        _log(store, run_id, tags=content.result_tags | ({} if is_live else _WRITTEN_LATER))  # now it can be found
+        store.client.set_terminated(run_id, "FINISHED")
+        for key in () if is_live else process_tags():  # this process did not make the result
+            store.client.delete_tag(run_id, key)
+        return "new"
+
+
+def log_rows(store: Store, run: OpenRun, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+    """Log rows of a history with their times (milliseconds since 1970), each number of a step once."""
+    new = {}
+    for timestamp, row in rows:
+        for metric in _metrics(
+            {key: value for key, value in row.items() if key != "step"}, int(row["step"]), timestamp
+        ):
+            if (metric.key, metric.step) not in run.logged:
+                new[metric.key, metric.step] = metric
+    run.logged.update(new)
+    _log(store, run.run_id, metrics=list(new.values()))
+
+
+def close_abandoned(store: Store) -> None:
+    """Set the status KILLED on RUNNING runs whose process on this host has exited."""
+    for run in _search(store, f"attributes.status = 'RUNNING' and tags.`samebits.host` = '{platform.node()}'"):
+        tags = run.data.tags
+        if not is_alive(int(tags["samebits.pid"]), float(tags["samebits.process_started"])):
+            store.client.set_terminated(run.info.run_id, "KILLED")
+
+
+def process_tags() -> dict[str, str]:
+    """Return the tags that say which process a run belongs to: this one."""
+    import psutil
+
+    process = psutil.Process()
+    started = str(process.create_time())
+    return {"samebits.host": platform.node(), "samebits.pid": str(process.pid), "samebits.process_started": started}
+
+
+def now() -> int:
+    """Return the time in milliseconds since 1970."""
+    return int(time.time() * 1000)
+
+
+def _create_run(store: Store, content: RunContent, process: Mapping[str, str]) -> OpenRun:
+    run = store.client.create_run(store.experiment_id, run_name=content.name, tags=dict(process))
+    params = {key: _text(value) for key, value in flatten(content.parameters).items()}
+    _log(store, run.info.run_id, params=params, tags=content.tags)
+    patch = {"diff.patch": content.origin.patch} if content.origin.patch else {}
+    _log_files(store, run.info.run_id, content.origin.files | patch)
+    return OpenRun(run.info.run_id)
+
+
+def _only_run(store: Store, content: RunContent) -> "Run | None":
+    """Find the run of a result. If several machines wrote it at once, only the oldest run is kept."""
+    found = _search(store, f"tags.`{_CONTENT}` = '{content.result_tags[_CONTENT]}'")
+    while len(found) > 1:
+        twin = found.pop()
+        _add_origin(store, found[0], twin.data.tags)
+        store.client.delete_run(twin.info.run_id)
+        found[0] = store.client.get_run(found[0].info.run_id)
+    return found[0] if found else None
+
+
+def _add_origin(store: Store, run: "Run", tags: Mapping[str, str]) -> None:
+    """Add to `run` the commit and the experiment in `tags`, which gave the same result."""
+    new = {}
+    for key in _ORIGINS:
         before = run.data.tags.get(key, "")
-        words = list(dict.fromkeys(f"{before} {description.tags.get(key, '')}".split()))
+        words = list(dict.fromkeys(f"{before} {tags.get(key, '')}".split()))
         while len(" ".join(words)) > _MAX_TAG:
             words.pop(0)
-        if " ".join(words) != before:
-            tags[key] = " ".join(words)
-    log(store, run.info.run_id, tags=tags)
+        if (after := " ".join(words)) != before:
+            new[key] = after
+    _log(store, run.info.run_id, tags=new)
 
 
-def complete_run(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
-    """Return the run its `result_tags`: from now on it is found by content, and FINISHED."""
-    log(store, run_id, tags=tags)
-    store.client.set_terminated(run_id, "FINISHED")
+def _search(store: Store, filter_string: str) -> "list[Run]":
+    order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+    return list(store.client.search_runs([store.experiment_id], filter_string, order_by=order))
 
 
-def forget_process(store: Store, run_id: str) -> None:
-    """Remove from a complete run which process wrote it: it did not make the result."""
-    for key in process_tags():
-        store.client.delete_tag(run_id, key)
-
-
-def log(
+def _log(
     store: Store,
     run_id: str,
-    *,
     metrics: Sequence["Metric"] = (),
     params: Mapping[str, str] | None = None,
     tags: Mapping[str, str] | None = None,
@@ -171,16 +251,13 @@ def log(
 
     all_params = [Param(_key(key), value[:_MAX_PARAM]) for key, value in (params or {}).items()]
     all_tags = [RunTag(_key(key), value[:_MAX_TAG]) for key, value in (tags or {}).items()]
-    for some in _batches(metrics, _MAX_METRICS_PER_CALL):
-        store.client.log_batch(run_id, metrics=some)
-    for some in _batches(all_params, _MAX_PARAMS_PER_CALL):
-        store.client.log_batch(run_id, params=some)
-    for some in _batches(all_tags, _MAX_PARAMS_PER_CALL):
-        store.client.log_batch(run_id, tags=some)
+    for start in range(0, max(map(len, (metrics, all_params, all_tags))), _MAX_PER_CALL):
+        some = slice(start, start + _MAX_PER_CALL)
+        store.client.log_batch(run_id, metrics=metrics[some], params=all_params[some], tags=all_tags[some])
 
 
-def log_files(store: Store, run_id: str, files: Mapping[str, bytes]) -> None:
-    """Write artifacts to a run; those that it has by these names are replaced."""
+def _log_files(store: Store, run_id: str, files: Mapping[str, bytes]) -> None:
+    """Write artifacts to a run, over those that have these names."""
     if not files:
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -189,20 +266,8 @@ def log_files(store: Store, run_id: str, files: Mapping[str, bytes]) -> None:
         store.client.log_artifacts(run_id, folder)
 
 
-def log_rows(store: Store, run: Opened, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
-    """Log rows of a history with their times, each number of a step once."""
-    metrics = []
-    for timestamp, row in rows:
-        values = {key: value for key, value in row.items() if key != "step"}
-        for metric in metrics_of(values, int(row["step"]), timestamp):
-            if (metric.key, metric.step) not in run.logged:
-                run.logged.add((metric.key, metric.step))
-                metrics.append(metric)
-    log(store, run.run_id, metrics=metrics)
-
-
-def metrics_of(values: Mapping[str, Any], step: int, timestamp: int) -> list["Metric"]:
-    """The finite numbers among (nested) `values` as metrics, named by dotted keys."""
+def _metrics(values: Mapping[str, Any], step: int, timestamp: int) -> list["Metric"]:
+    """Return the finite numbers in (nested) `values` as metrics, named by dotted keys."""
     from mlflow.entities import Metric
 
     return [
@@ -212,40 +277,14 @@ def metrics_of(values: Mapping[str, Any], step: int, timestamp: int) -> list["Me
     ]
 
 
-def close_abandoned(store: Store) -> None:
-    """Return the RUNNING runs whose process on this host is gone the status KILLED."""
-    here = f"tags.`samebits.host` = '{platform.node()}'"
-    for run in _search(store, f"attributes.status = 'RUNNING' and {here}"):
-        tags = run.data.tags
-        if not is_alive(int(tags["samebits.pid"]), float(tags["samebits.process_started"])):
-            store.client.set_terminated(run.info.run_id, "KILLED")
-
-
-def _search(store: Store, filter_string: str) -> Sequence["Run"]:
-    order = ["attributes.start_time ASC", "attributes.run_id ASC"]
-    return store.client.search_runs([store.experiment_id], filter_string, order_by=order)
-
-
-def process_tags() -> dict[str, str]:
-    """Return the tags that say which process a run is of."""
-    import psutil
-
-    process = psutil.Process()
-    return {
-        "samebits.host": platform.node(),
-        "samebits.pid": str(process.pid),
-        "samebits.process_started": str(process.create_time()),
-    }
+def _parameters_md5(parameters: Mapping[str, Any]) -> str:
+    return md5_of(json.dumps(parameters, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
 
 
 def _key(name: str) -> str:
-    """`name` in the characters that MLflow and its user interface take for a key."""
+    """Replace the characters that MLflow and its user interface refuse in a key."""
     return re.sub(r"[^\w.\- ]", "_", name)[:_MAX_KEY]
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,14 +1,14 @@
-"""Where MLflow keeps the runs, opened so that many processes can start at once and only ours is printed."""
+"""The place where MLflow keeps runs: a database in the repository, or a server. MLflow itself prints nothing."""
 
 import hashlib
 import os
-import queue
 import re
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from samebits.errors import UserError
+from samebits.paths import ARTIFACTS, DATABASE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,8 +26,7 @@ EXPERIMENT = "samebits"
 LOCK_SECONDS = 60
 CALL_SECONDS = 60.0
 _SQLITE = "sqlite:///"
-
-# Defaults only: whoever sets one of these keeps it (MLFLOW_LOGGING_LEVEL=DEBUG shows what MLflow does).
+# Defaults only: a user's own setting wins (MLFLOW_LOGGING_LEVEL=DEBUG shows what MLflow does).
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
@@ -37,7 +37,7 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
-# Where MLflow's database holds absolute addresses of artifacts.
+# The columns of MLflow's database that hold absolute addresses of artifacts.
 _ADDRESSES = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -49,7 +49,7 @@ _ADDRESSES = (
 
 @dataclass(frozen=True)
 class Store:
-    """An open tracking store. Hold `lock` around "look, then write": it keeps out all other processes of this machine."""
+    """An open tracking store. Hold `lock` to read and then write: it keeps out all other processes of this machine."""
 
     client: "MlflowClient"
     experiment_id: str
@@ -57,31 +57,55 @@ class Store:
 
 
 def tracking_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI, or mlflow.db in `root`, the DVC root; relative SQLite paths begin at `root`."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}mlflow.db"
+    """Return MLFLOW_TRACKING_URI, by default mlflow.db in `root`, the DVC root; a relative SQLite path starts at `root`."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{DATABASE}"
     if uri.startswith(_SQLITE):
-        # MLflow takes it from the working folder, which DVC deletes after a --temp or --queue experiment.
+        # MLflow would start at the working folder, which DVC deletes after a --temp or --queue experiment.
         return _SQLITE + str(root.absolute() / uri.removeprefix(_SQLITE))
     return uri
 
 
 def without_password(text: str) -> str:
-    """Leave out of `text` who logs in at an address, and with which password."""
+    """Return `text` without the user names and passwords of addresses in it."""
     return re.sub(r"//[^/@\s]+@", "//", text)
 
 
 def quiet_mlflow() -> None:
-    """Set what MLflow reads from the environment: before its import, and on the main thread (setenv)."""
+    """Set what MLflow reads from the environment; call it before MLflow is imported, on the main thread."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
-def open_store(root: Path) -> Store:
-    """Open the store of `tracking_uri(root)`; create database and experiment where they are not there yet.
+@contextmanager
+def store_errors(root: Path) -> Iterator[None]:
+    """Turn whatever MLflow, its database or its server raises into a UserError."""
+    quiet_mlflow()
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
-    The artifacts of a SQLite store lie beside it, in mlartifacts/, also after both were moved or copied; a server decides
-    for itself, and has CALL_SECONDS for each call. Raises whatever MLflow, SQLite or the lock raise, TimeoutError when a
-    server takes longer, and UserError if MLflow could not keep its database at this path.
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:  # requests raises OSError
+        uri, reason = without_password(tracking_uri(root)), f"cannot be used ({short(error)})"
+        if "out-of-date database schema" in str(error):
+            reason = f"has the schema of an older MLflow: copy it, then run `mlflow db upgrade {uri}`"
+        raise UserError(f"the tracking store {uri} {reason}") from None
+
+
+def short(error: BaseException) -> str:
+    """Return type and text of an error on one line, without passwords."""
+    text = without_password(" ".join(str(error).split()).partition(" [SQL: ")[0])
+    if len(text) > 180:  # a chain of causes: it begins with what was tried and ends with why it failed
+        text = f"{text[:85]} ... {text[-85:]}"
+    return f"{type(error).__name__}: {text}"
+
+
+def open_store(root: Path) -> Store:
+    """Open the store of `tracking_uri(root)`; create the database and the experiment if they are missing.
+
+    The artifacts of a SQLite store lie beside it, even after both were moved or copied. A server chooses its own place and
+    has CALL_SECONDS for each call. Raises what MLflow, SQLite or the lock raise, TimeoutError if a server takes longer, and
+    UserError if MLflow could not keep its database at this path.
     """
     quiet_mlflow()
     from filelock import FileLock
@@ -89,31 +113,29 @@ def open_store(root: Path) -> Store:
 
     uri = tracking_uri(root)
     if not uri.startswith(_SQLITE):
-        client = cast("MlflowClient", _InTime(MlflowClient(tracking_uri=uri)))
+        client = cast("MlflowClient", _TimeLimited(MlflowClient(tracking_uri=uri)))
         name = f"samebits-{os.getuid()}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
         lock = FileLock(Path(tempfile.gettempdir()) / name, timeout=LOCK_SECONDS)
         return Store(client, _experiment(client, None).experiment_id, lock)
 
     database = Path(uri.removeprefix(_SQLITE))
-    if {"?", "%"} & set(uri):
-        # MLflow would take the path for an address: one database elsewhere, or a folder beside this one.
+    if {"?", "%"} & set(uri):  # MLflow would read the path as an address and create files elsewhere
         raise UserError(
-            f"MLflow keeps no database at {database}: rename the folder to one without ? and %, or set MLFLOW_TRACKING_URI"
+            f"MLflow cannot keep a database at {database}: rename the folder to one without ? and %, or set MLFLOW_TRACKING_URI"
         )
     database.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{database}.lock", timeout=LOCK_SECONDS)
-    # MLflow's schema migrations crash when two processes run them at once.
-    with lock:
-        _check_writable(database)
+    with lock:  # two processes that run MLflow's schema migrations at once crash
+        _require_writable(database)
         client = MlflowClient(tracking_uri=uri)
-        artifacts = database.parent / "mlartifacts"
+        artifacts = database.parent / ARTIFACTS
         experiment = _experiment(client, artifacts.as_uri())
         _follow(database, experiment.artifact_location, artifacts)
         return Store(client, experiment.experiment_id, lock)
 
 
-def _check_writable(database: Path) -> None:
-    # MLflow tries for 100 s to open a database that it may not open, and does not say which file it is.
+def _require_writable(database: Path) -> None:
+    # MLflow retries for 100 s if it may not open a database, and does not name the file.
     try:
         with closing(sqlite3.connect(database, timeout=20)) as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -122,49 +144,42 @@ def _check_writable(database: Path) -> None:
 
 
 def _follow(database: Path, before: str, artifacts: Path) -> None:
-    """Write into the database that its artifacts, at the address `before` so far, are in `artifacts` now."""
-    if not (before.startswith("file:///") and before.endswith(f"/{artifacts.name}")):
-        return
+    """Change the artifacts' address in the database from `before` to `artifacts`, for a clone that was moved or copied."""
     folder = Path(url2pathname(urlsplit(before).path))
-    if folder.resolve() == artifacts.resolve():
+    is_ours = before.startswith("file:///") and before.endswith(f"/{artifacts.name}")
+    if not is_ours or folder.resolve() == artifacts.resolve():
         return
-    # If only the database came along, its runs keep what they have where it is.
+    # If only the database was copied, its runs keep the artifacts that they have elsewhere.
     came_along = artifacts.is_dir() or not folder.is_dir()
-    now = artifacts.as_uri()
     with closing(sqlite3.connect(database, timeout=20)) as connection, connection:
         for table, column in _ADDRESSES if came_along else _ADDRESSES[:1]:
             statement = (
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column} || '/', 1, ?) = ?"
             )
-            connection.execute(statement, (now, len(before) + 1, len(before) + 1, f"{before}/"))
+            connection.execute(statement, (artifacts.as_uri(), len(before) + 1, len(before) + 1, f"{before}/"))
 
 
-class _InTime:
-    """A client of a server, each call of which ends in time: the time-out of requests begins anew with each byte."""
+class _TimeLimited:
+    """A client of a server whose calls all end in time: the time-out of requests starts again with each byte."""
 
     def __init__(self, client: "MlflowClient") -> None:
         self._client = client
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self._client, name)
-
         def call(*arguments: Any, **options: Any) -> Any:
-            answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+            future: futures.Future[Any] = futures.Future()
 
             def ask() -> None:
                 try:
-                    answers.put((method(*arguments, **options), None))
+                    future.set_result(getattr(self._client, name)(*arguments, **options))
                 except BaseException as error:
-                    answers.put((None, error))
+                    future.set_exception(error)
 
+            # A thread of our own: Python waits for those of an executor before it exits.
             threading.Thread(target=ask, name="mlflow call", daemon=True).start()
-            try:
-                answer, error = answers.get(timeout=CALL_SECONDS)
-            except queue.Empty:
-                raise TimeoutError(f"no whole answer within {CALL_SECONDS:.0f} s") from None
-            if error is not None:
-                raise error
-            return answer
+            if not futures.wait([future], CALL_SECONDS).done:
+                raise TimeoutError(f"no complete answer within {CALL_SECONDS:.0f} s")
+            return future.result()
 
         return call
 
@@ -177,7 +192,7 @@ def _experiment(client: "MlflowClient", artifact_location: str | None) -> "Exper
     try:
         return client.get_experiment(client.create_experiment(EXPERIMENT, artifact_location=artifact_location))
     except MlflowException:
-        # On a server, where no lock of ours reaches, another process may have been faster.
+        # On a server, which our lock does not cover, another process may have been faster.
         if experiment := client.get_experiment_by_name(EXPERIMENT):
             return experiment
         raise

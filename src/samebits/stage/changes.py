@@ -1,0 +1,183 @@
+"""What has changed since a stage read its inputs, and the ways out: a stage is recorded with what it read, or not at all."""
+
+import ast
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from samebits.atomic import signature
+from samebits.errors import UserError
+from samebits.paths import PARAMETERS
+from samebits.repository.digests import file_md5, md5_of
+from samebits.stage.inputs import Inputs, content_of, flat
+
+DIGITS = 7  # of a hash: enough to tell two contents apart
+_NAMED = 4  # of the things that have changed
+_ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A parameter, by its dotted name, or a file, by its path, before and after."""
+
+    what: str
+    before: str
+    after: str
+    is_parameter: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.before} → {self.after}"
+
+
+class Watch:
+    """Tells `say`, whenever `look` is called, what has changed since the last time."""
+
+    def __init__(self, inputs: Inputs, say: Callable[[str], None]) -> None:
+        self._inputs, self._say = inputs, say
+        self._seen: list[Change] = []
+
+    def look(self) -> None:
+        """Say what has changed and what to do, or that everything is as it was again."""
+        changes, stage = since_start(self._inputs), self._inputs.stage
+        if changes != self._seen:
+            self._seen = changes
+            self._say(
+                f"warning: {listed(changes)} while {stage} runs: it continues with what it read at its start, and will not be "
+                "recorded unless you undo the edit before it ends. Ctrl-C stops it; to run other values side by side, undo "
+                "the edit and use `dvc exp run --temp -S KEY=VALUE`"
+                if changes
+                else f"note: everything is again as it was when {stage} started"
+            )
+
+
+def require_none(inputs: Inputs) -> None:
+    """Raise UserError, naming the ways out, if something has changed, or if the stage loaded what it does not depend on."""
+    inputs.require_dependencies()
+    if changes := since_start(inputs):
+        raise UserError(
+            f"{listed(changes)} while {inputs.stage} ran, so it is not recorded: {_ways_out(inputs, changes)}"
+        )
+
+
+def since_start(inputs: Inputs) -> list[Change]:
+    """Return what the stage runs on, or has written, that is different now."""
+    return [*_in_parameters(inputs), *_in_files(inputs)]
+
+
+def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    """Return the differences between flat parameters."""
+
+    def shown(values: Mapping[str, Any], name: str) -> str:
+        return str(values[name]) if name in values else _ABSENT
+
+    return [
+        Change(name, shown(before, name), shown(after, name), is_parameter=True)
+        for name in {**before, **after}
+        if (one := before.get(name)) != (other := after.get(name)) or isinstance(one, bool) != isinstance(other, bool)
+    ]
+
+
+def listed(changes: list[Change]) -> str:
+    """Name the changes, the first few of them if they are many."""
+    more = f" and {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
+    return f"{', '.join(map(str, changes[:_NAMED]))}{more}"
+
+
+def _in_parameters(inputs: Inputs) -> list[Change]:
+    content = content_of(Path(PARAMETERS))
+    if content == inputs.texts[PARAMETERS]:
+        return []
+    if (values := _values(content)) is None:
+        return [Change(PARAMETERS, "readable", "not YAML")]
+    return between(inputs.parameters(inputs.stage), inputs.parameters(inputs.stage, values))
+
+
+def _in_files(inputs: Inputs) -> Iterator[Change]:
+    for path, file in inputs.files.items():
+        if signature(Path(path)) != file.signature:
+            is_code = path not in inputs.data
+            content = content_of(Path(path)) if is_code else b""
+            md5 = md5_of(content) if is_code else _md5_or_absent(Path(path))
+            is_late = is_code and path not in inputs.sealed  # loaded after `seal`: nobody knows which version
+            if is_late or not (md5 == file.md5 or (path.endswith(".py") and _is_same_code(file.content, content))):
+                yield Change(path, file.md5[:DIGITS], md5[:DIGITS] if md5 != file.md5 else "changed and back")
+    for link, target in inputs.links.items():
+        if (now := inputs.target(link)) != target:
+            yield Change(link, target, now)
+    images = inputs.list_images() if inputs.images else {}
+    for path in {**inputs.images, **images}:
+        if inputs.images.get(path) != images.get(path):
+            yield Change(
+                path, "there" if path in inputs.images else _ABSENT, "changed" if path in images else "removed"
+            )
+    for path, before in inputs.written().items():
+        if signature(Path(path)) != before:
+            yield Change(path, "as it was written", "changed")
+
+
+def _ways_out(inputs: Inputs, changes: list[Change]) -> str:
+    without = " without training again" if inputs.stage == "train" else ""
+    undone = f"undo the edit{_undo_command(inputs, changes)} and run `dvc repro`, which finishes{without}"
+    if not all(change.is_parameter for change in changes):
+        return undone
+    now, ran = (
+        {key: value for key, value in values.items() if _decides(inputs, key)}
+        for values in (_values(content_of(Path(PARAMETERS))) or {}, inputs.values)
+    )
+    overrides = [_override(key, value, key in now) for key, value in ran.items() if now.get(key) != value]
+    overrides += [f"~{key}" for key in now if key not in ran]
+    command = " ".join(["dvc exp run --temp", *(f"-S {shlex.quote(each)}" for each in overrides)])
+    return f"{undone}; or keep the edit and run `{command}`, which records what ran{without}"
+
+
+def _undo_command(inputs: Inputs, changes: list[Change]) -> str:
+    paths = {PARAMETERS if change.is_parameter else change.what for change in changes}
+    if paths <= inputs.data.keys():
+        return f" (`dvc checkout {' '.join(sorted(paths))}`)"
+    try:
+        commit, patch = inputs.commit_and_patch()
+    except UserError:
+        return ""
+    if commit is None or any(f" b/{path}\n".encode() in patch or path in inputs.data for path in paths):
+        return ""
+    return f" (`git checkout {commit[:DIGITS]} -- {' '.join(sorted(paths))}`)"
+
+
+def _decides(inputs: Inputs, key: str) -> bool:
+    """Tell whether a parameter is one of those that decide this result: none of another recipe does."""
+    recipe = f"recipes.{inputs.settings.recipe}."
+    return key.startswith((recipe, "data.")) or key in ("recipe", "seed", "device", "determinism")
+
+
+def _override(key: str, value: Any, is_there: bool) -> str:
+    """Return a value as `dvc exp run --set-param` takes it."""
+    is_plain = isinstance(value, str) and re.fullmatch(r"[\w./-]+", value)
+    return f"{'' if is_there else '+'}{key}={value if is_plain else json.dumps(value, ensure_ascii=False)}"
+
+
+def _values(content: bytes) -> dict[str, Any] | None:
+    from samebits import params
+
+    try:
+        return flat(params.read(content, PARAMETERS))
+    except UserError:
+        return None
+
+
+def _is_same_code(one: bytes, other: bytes) -> bool:
+    """Tell whether two Python sources differ in nothing but comments and layout."""
+    try:
+        return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
+    except (SyntaxError, ValueError):
+        return False
+
+
+def _md5_or_absent(path: Path) -> str:
+    try:
+        return file_md5(path)
+    except OSError:
+        return _ABSENT
