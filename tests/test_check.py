@@ -28,6 +28,7 @@ from samebits.errors import UserError
 from samebits.health import cached_objects, lost_experiments, stale_locks, tracking_database
 from samebits.health import check as checking
 from samebits.repository import git
+from samebits.repository.cache import Cache
 from samebits.tracking.store import quiet_mlflow
 from tests.conftest import FOREIGN, Repository, stages_run
 
@@ -306,7 +307,7 @@ def test_an_object_without_permission() -> None:
         if os.geteuid() == 0:
             os.seteuid(NOBODY)
         try:
-            (fault,) = cached_objects.inspect(Path(folder)).faults
+            _, (fault,) = cached_objects.hash_all(Cache(Path(folder)))
         finally:
             os.seteuid(os.getuid())
         assert fault == cached_objects.Fault(broken, reason="Permission denied")
@@ -318,7 +319,7 @@ def test_an_object_that_was_mended_meanwhile_is_not_removed(tmp_path: Path) -> N
     )
     path.parent.mkdir(parents=True)
     path.write_bytes(b"broken")
-    (fault,) = cached_objects.inspect(tmp_path).faults
+    _, (fault,) = cached_objects.hash_all(Cache(tmp_path.resolve()))
     path.write_bytes(b"whole")
     with pytest.raises(UserError, match="has changed"):
         cached_objects.remove(fault, [])
@@ -342,7 +343,7 @@ def test_what_a_killed_repair_leaves_is_found_again(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "unlink", fail_at_the_object)
         (line,) = marked("wrong", check(small, repair=True)[1])
-    assert "is damaged, but cannot be removed (Permission denied): mend its permissions" in line
+    assert "is damaged, but cannot be removed (Permission denied): fix its permissions" in line
     assert broken.exists() and not output.exists()
     assert check(small)[0] == 1 and check(small, repair=True)[0] == 0 and not broken.exists()
 
@@ -403,7 +404,7 @@ def test_a_damaged_record_of_the_run_cache(small: Repository, check: Any, conten
     assert line.startswith(f"wrong  {name}, a record of a stage that ran, is damaged: run `samebits check --repair`")
     code, lines = check(small, repair=True)
     assert code == 0 and not record.exists()
-    assert any(f"{name}, a record of a stage that ran, was damaged; removed" in line for line in marked("note", lines))
+    assert any(f"{name}, a record of a stage that ran, is damaged; removed" in line for line in marked("note", lines))
     assert small.repro("--force", "--single-item", "second") == ["second"] and record.read_bytes() == whole
 
 
@@ -415,27 +416,27 @@ def test_an_experiment_that_lost_its_name_is_found_again(quick: Repository) -> N
         assert time.monotonic() < deadline
     (ref,) = [ref for ref in git.references(quick.root, "refs/exps") if ref.endswith("/alpha")]
     commit = git.references(quick.root, "refs/exps")[ref]
-    assert list(lost_experiments.inspect(quick.root)) == []
+    assert list(lost_experiments.check(quick.root)) == []
     quick.run("git", "update-ref", "-d", ref)  # what is left when two workers end in the same moment
-    (finding,) = lost_experiments.inspect(quick.root)
-    assert finding.mark == "note" and "experiment alpha has finished" in finding.what
-    quick.run(*finding.remedy.split("`")[1].split())
-    assert git.references(quick.root, "refs/exps")[ref] == commit and list(lost_experiments.inspect(quick.root)) == []
+    (result,) = lost_experiments.check(quick.root)
+    assert result.mark == "note" and "experiment alpha has finished" in result.what
+    quick.run(*result.remedy.split("`")[1].split())
+    assert git.references(quick.root, "refs/exps")[ref] == commit and list(lost_experiments.check(quick.root)) == []
     quick.run("git", "update-ref", "-d", ref)
-    quick.run(*finding.remedy.split("`")[3].split())  # for whoever removed it
-    assert list(lost_experiments.inspect(quick.root)) == []
+    quick.run(*result.remedy.split("`")[3].split())  # for whoever removed it
+    assert list(lost_experiments.check(quick.root)) == []
 
 
 def test_a_broken_lock_file_of_the_pipeline(small: Repository, check: Any) -> None:
     (small.root / "dvc.lock").write_text("<<<<<<< HEAD\n")
     (line,) = marked("wrong", check(small)[1])
-    assert "dvc.lock is not what DVC writes: restore it with `git checkout dvc.lock`" in line
+    assert "dvc.lock is damaged: " in line and line.endswith("; restore it with `git checkout dvc.lock`")
 
 
 def test_the_bar_is_for_terminals(small: Repository) -> None:
     terminal, its_end = os.openpty()
     termios.tcsetwinsize(terminal, (24, 100))
-    program = "import pathlib, samebits.health.cached_objects as it; it.inspect(pathlib.Path('.dvc/cache'))"
+    program = "from samebits.health import cached_objects as it; it.hash_all(it.Cache(it.Path('.dvc/cache')))"
     subprocess.run([sys.executable, "-c", program], cwd=small.root, stderr=its_end, check=True)
     shown = os.read(terminal, 10_000)
     for end in (terminal, its_end):
@@ -503,9 +504,9 @@ def test_whole_raw_data(fresh: Repository, check: Any, monkeypatch: pytest.Monke
 def look(root: Path) -> str:
     """What is said of the tracking database, which stays as it is and is alone."""
     before = everything(root)
-    (finding,) = tracking_database.inspect(root)
+    (result,) = tracking_database.check(root)
     assert everything(root) == before
-    return str(finding)
+    return str(result)
 
 
 @pytest.mark.parametrize("at", [0, 2500])
@@ -588,11 +589,11 @@ def test_a_tracking_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert look(tmp_path) == f"ok     the tracking server http://{address} answers"
         server.shutdown()
         server.server_close()
-        assert re.match(rf"note   the tracking server http://{address} cannot be had \(.*refused", look(tmp_path))
+        assert re.match(rf"note   the tracking server http://{address} cannot be reached \(.*refused", look(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@10.255.255.1/")
     started = time.monotonic()
     line = look(tmp_path)
-    assert line.startswith("note   the tracking server http://10.255.255.1 cannot be had") and "secret" not in line
+    assert line.startswith("note   the tracking server http://10.255.255.1 cannot be reached") and "secret" not in line
     assert time.monotonic() - started < 2
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/runs")
     assert look(tmp_path) == "note   MLFLOW_TRACKING_URI names a postgresql store, which is not checked"
@@ -649,7 +650,7 @@ def test_a_dvc_that_works_is_a_note_and_a_killed_one_is_wrong(small: Repository,
         assert cached(small, "first.bin").exists()
         dvc.kill()
         zombie = marked("wrong", check(small)[1])
-        assert any("lives no more" in line for line in zombie)  # dead, though nobody has waited for it yet
+        assert any("has exited" in line for line in zombie)  # dead, though nobody has waited for it yet
     code, lines = check(small, repair=True)
     (line,) = [line for line in marked("note", lines) if "rwlock" in line]
     assert code == 0 and line.startswith("note   .dvc/tmp/rwlock names 1 killed process: DVC runs all the same")
@@ -701,7 +702,7 @@ def test_a_process_that_only_has_the_number_of_a_dead_one(
     done = small.run("dvc", "repro", "--force", ok=False)
     assert (done.returncode != 0) == is_blocking == ("is busy" in done.stderr)
     if is_blocking:
-        assert f"process {os.getpid()} (dvc repro), which lives no more: remove .dvc/tmp/rwlock" in line
+        assert f"process {os.getpid()} (dvc repro), which has exited: remove .dvc/tmp/rwlock" in line
         held.unlink()
         small.run("dvc", "repro", "--force")
     os.utime(lock_paths(small, os.getpid(), **kinds))
@@ -734,7 +735,7 @@ def test_the_lock_on_the_whole_repository(small: Repository, check: Any, are_har
     assert code == are_hardlinks  # the kernel frees the other kind with its process
     if are_hardlinks:
         (line,) = marked("wrong", lines)
-        assert ".dvc/tmp/lock is held, by no process that lives here: remove .dvc/tmp/lock" in line
+        assert ".dvc/tmp/lock is held, by no process that runs here: remove .dvc/tmp/lock" in line
         (small.root / ".dvc/tmp/lock").unlink()
         assert check(small)[0] == 0
     small.run("dvc", "status")
@@ -744,8 +745,8 @@ def test_a_lock_whose_holder_cannot_be_seen(small: Repository, monkeypatch: pyte
     monkeypatch.setattr(stale_locks, "whoever_opened", lambda path: None)
     with started(small, "python", "-c", LOCK) as process:
         assert process.stdout is not None and process.stdout.readline() == b"held\n"
-        (finding,) = stale_locks.inspect(small.root, are_hardlinks=False, outputs=())
-    assert finding.mark == "wrong" and finding.what == ".dvc/tmp/lock is held, by no process that lives here"
+        (result,) = stale_locks.check(small.root, are_hardlinks=False)
+    assert result.mark == "wrong" and result.what == ".dvc/tmp/lock is held, by no process that runs here"
 
 
 def test_what_is_no_clone_is_one_clear_line(tmp_path: Path) -> None:

@@ -103,8 +103,8 @@ def misconfigure(root: Path) -> None:
     [
         (damage_index, "index file smaller than expected): move .git/index away and run `git reset`"),
         (damage_head, "not a git repository"),
-        (damage_branch, "your current branch appears to be broken): mend that"),
-        (lose_commit, "bad object HEAD): mend that"),
+        (damage_branch, "your current branch appears to be broken): fix that"),
+        (lose_commit, "bad object HEAD): fix that"),
         (misconfigure, "bad config variable 'diff.algorithm' in file '.git/config' at line "),
     ],
 )
@@ -179,3 +179,27 @@ def test_a_patch_is_taken_against_the_commit_that_is_named(clone: Path) -> None:
     patch = git.diff(clone, first)
     run(clone, "commit", "--quiet", "--all", "--message", "meanwhile")
     assert patch and git.diff(clone, first) == patch and git.diff(clone, "HEAD") == b""
+
+
+def test_links_are_files_of_their_own_in_a_patch(clone: Path) -> None:
+    links = clone / "links"
+    links.mkdir()
+    for name in ("moved", "replaced", "left"):
+        (links / name).symlink_to("../a.txt")
+    run(clone, "add", "--all")
+    run(clone, "commit", "--quiet", "--message", "links")
+    head = git.commit(clone)
+    assert head and git.versions(clone, "links") == [b"../a.txt"]
+    for name in ("moved", "replaced"):
+        (links / name).unlink()
+    (links / "moved").symlink_to("../sub/b.txt")
+    (links / "replaced").write_text("a copy\n")
+    (clone / "a.txt").write_text("edited behind a link\n")
+    assert git.uncommitted(clone) == ["a.txt", "links/moved", "links/replaced"]
+    assert git.present(clone, "links") == ["links/left", "links/moved", "links/replaced"]
+    patch = git.diff(clone, head)
+    run(clone, "reset", "--quiet", "--hard")
+    run(clone, "apply", "--index", "-", given=patch)
+    assert (links / "moved").readlink() == Path("../sub/b.txt") and (links / "left").readlink() == Path("../a.txt")
+    assert not (links / "replaced").is_symlink() and (links / "replaced").read_text() == "a copy\n"
+    assert (links / "left").read_text() == "edited behind a link\n" and git.diff(clone, head) == patch

@@ -23,6 +23,7 @@ from samebits.proof.explanation import Explanation
 from samebits.proof.outputs import Row, Verdict, compare
 from samebits.proof.verify import _raw_data
 from samebits.repository import dvc_lock
+from tests import remotes
 from tests.conftest import FOREIGN, Repository, heed_interrupts, stages_run
 
 CHECKPOINT, HISTORY, PICTURE = "data/model/checkpoint.safetensors", "data/model/history.csv", "data/plots/samples.png"
@@ -353,6 +354,32 @@ def test_what_cannot_be_run_is_one_line(done: Repository, tmp_path: Path) -> Non
         assert result.code == 2 and result.out == ""
         (line,) = result.errors
         assert line.startswith("error: ") and expected in line
+
+
+def test_code_behind_tracked_links_is_what_the_stage_depends_on(quick: Repository, tmp_path: Path) -> None:
+    source, link = quick.root / "src/work.py", quick.root / "recipes/lab/train/work.py"
+    link.parent.mkdir(parents=True)
+    source.parent.mkdir()
+    (quick.root / "work.py").rename(source)
+    link.symlink_to("../../../src/work.py")
+    pipeline = (quick.root / "dvc.yaml").read_text()
+    pipeline = pipeline.replace("python work.py, deps: [work.py,", "python src/work.py, deps: [recipes/lab/train,")
+    (quick.root / "dvc.yaml").write_text(pipeline)
+    remotes.folder(tmp_path / "team").add_to(quick)
+    quick.repro()
+    quick.commit("code behind links")
+    assert "identical: 3 of 3 outputs of HEAD (" in verify(quick).out
+    quick.run("python", "-m", "samebits.gate.lock_check")
+    quick.run("samebits", "share")
+    colleague = remotes.clone(quick, "colleague")
+    assert colleague.repro("--pull") == [] and (colleague.root / "recipes/lab/train/work.py").is_symlink()
+
+    source.write_text(source.read_text() + "# changed\n")  # the link stays as it is
+    quick.commit("not run")
+    result = verify(quick)
+    assert result.code == 0 and "  recipes/lab/train (work)\n" in result.out.partition("Running stage")[0]
+    failed = quick.run("python", "-m", "samebits.gate.lock_check", ok=False)
+    assert failed.returncode == 1 and "(work: recipes/lab/train)" in failed.stderr
 
 
 @pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])

@@ -63,7 +63,7 @@ def test_a_run_is_proved_with_the_changes_that_no_commit_holds(tracked: Reposito
     assert "momentum: 0.8" in (kept / "params.yaml").read_text()
     assert "params.yaml" in worktree.status()
     assert "up to date" in worktree.run("dvc", "status").stdout
-    assert f"{kept} is there already" in mistake(tracked, "--run", identity, "--keep")
+    assert f"{kept} exists already" in mistake(tracked, "--run", identity, "--keep")
 
 
 def on_a_terminal(repository: Repository, answer: str, *command: str) -> tuple[int, str]:
@@ -142,7 +142,7 @@ def test_what_a_stranger_wrote_to_a_run_costs_one_line(tracked: Repository) -> N
         ('[{"stage": "train", "path": "a"}]', "Field required"),
         (entry % "../a", "../a leads out of a clone"),
         (entry % "/etc/passwd", "/etc/passwd leads out of a clone"),
-        (entry % r"\u001b[2Ja", r"\x1b[2Ja has signs that cannot be printed"),
+        (entry % r"\u001b[2Ja", r"\x1b[2Ja has characters that cannot be printed"),
     ]:
         assert said_of("outputs.json", content).startswith(f"outputs.json of run {identity} is damaged: {expected}")
     for content in ("garbage", "--- a/../../out\n+++ b/../../out\n@@ -0,0 +1 @@\n+out\n"):
@@ -167,7 +167,7 @@ def test_a_run_without_its_list_of_outputs_is_proved_by_its_tags(tracked: Reposi
 
 
 def test_a_run_that_cannot_be_repeated_costs_one_line(tracked: Repository) -> None:
-    assert "has no run 0123: `make ui` shows those that it has" in mistake(tracked, "--run", "0123")
+    assert "has no run 0123: `make ui` shows the runs that it has" in mistake(tracked, "--run", "0123")
     assert mistake(tracked, "HEAD", "--run", "0123") == "give a revision or a run, not both"
     assert mistake(tracked, "--keep").startswith("--keep goes with --run")
 

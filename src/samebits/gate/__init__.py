@@ -1,1 +1,1 @@
-"""What CI checks without training."""
+"""What CI requires of a pull request without training."""

@@ -1,37 +1,35 @@
-"""Is everything that dvc.lock names in the default remote? `python -m samebits.gate.remote_check` fetches nothing to tell."""
+"""Is everything that dvc.lock names in the default remote? `python -m samebits.gate.remote_check` tells without fetching it."""
 
 from pathlib import Path
 
 from samebits.errors import UserError, as_one_line
+from samebits.paths import LOCK
 from samebits.repository import cache as caches
 from samebits.repository import dvc_lock, git
 from samebits.repository.remote import open_remote
 
 
-def require_shared(root: Path) -> int:
-    """Return the number of outputs of dvc.lock in `root` that the default remote holds.
+def require_shared(root: Path) -> None:
+    """Raise UserError if the default remote lacks an output of dvc.lock, has one of another size, or does not answer.
 
-    Raises UserError where it lacks one, or holds one of another size, or cannot be asked. What git holds needs no remote.
+    What git holds needs no remote.
     """
-    path = root / "dvc.lock"
-    if not path.is_file():
-        raise UserError(f"{root} has no dvc.lock: run `dvc repro`")
+    recorded = dvc_lock.of_workspace(root).outputs
+    if not recorded:
+        raise UserError(f"{root} has no {LOCK}: run `dvc repro`")
     in_git = git.files(root, "HEAD")
-    outputs = [output for output in dvc_lock.read(path.read_bytes(), "dvc.lock").outputs if output.path not in in_git]
+    outputs = [output for output in recorded if output.path not in in_git]
     with open_remote(root, None, caches.settings(root)) as remote:
         there = remote.object_sizes([output.md5 for output in outputs])
-        missing = [output.path for output in outputs if output.md5 not in there]
         files = [output for output in outputs if not output.md5.endswith(".dir")]
-        partial = [output.path for output in files if there.get(output.md5, output.size) != output.size]
-        if missing or partial:
-            what = "; ".join(
-                f"{how} {', '.join(paths)}"
-                for how, paths in (("lacks", missing), ("holds only a part of", partial))
-                if paths
-            )
+        wrong = {
+            "lacks": [output.path for output in outputs if output.md5 not in there],
+            "holds only a part of": [each.path for each in files if there.get(each.md5, each.size) != each.size],
+        }
+        if any(wrong.values()):
+            what = "; ".join(f"{how} {', '.join(paths)}" for how, paths in wrong.items() if paths)
             raise UserError(f"the remote {remote} {what}: run `samebits share` where the result was made")
-        print(f"{remote}: all {len(outputs)} outputs of dvc.lock are there")
-    return len(outputs)
+        print(f"{remote}: all {len(outputs)} outputs of {LOCK} are there")
 
 
 if __name__ == "__main__":

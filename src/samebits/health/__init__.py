@@ -1,1 +1,1 @@
-"""Whether a clone is healthy, and the remedy for each thing that is wrong."""
+"""`samebits check`: whether a clone is healthy, and the remedy for each thing that is wrong."""

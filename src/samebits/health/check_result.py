@@ -1,15 +1,19 @@
 """One line of what `samebits check` says."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+REPAIR = "run `samebits check --repair`, which removes it"
+
 
 @dataclass(frozen=True)
-class Finding:
-    """One line: how it stands with something, and what to do where it is wrong."""
+class CheckResult:
+    """The state of one thing that was checked, and what to do about it."""
 
-    mark: Literal["ok", "wrong", "note"]
+    mark: Literal["ok", "note", "wrong"]
     what: str
     remedy: str = ""
 
@@ -17,6 +21,19 @@ class Finding:
         return f"{self.mark:<5}  {self.what}" + (f": {self.remedy}" if self.remedy else "")
 
 
+ok, note, wrong = partial(CheckResult, "ok"), partial(CheckResult, "note"), partial(CheckResult, "wrong")
+
+
 def shown(root: Path, path: Path) -> str:
-    """Return `path` as a line names it: from `root`, where it lies in it."""
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+    """Return `path` relative to `root` if it is below it, else as it is."""
+    return str(path.relative_to(root) if path.is_relative_to(root) else path)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first three names, with dots for the others."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def size(num_bytes: int) -> str:
+    """Return a size in MB or GB."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

@@ -4,50 +4,39 @@ import fcntl
 import json
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
-from samebits.health.check_result import Finding, shown
+from samebits.errors import UserError
+from samebits.health.check_result import CheckResult, note, ok, shown, wrong
 from samebits.processes import is_alive
+from samebits.repository import dvc_lock
+
+# The paths that each process, a number and a command, has locked, and whether to write them.
+_PathLocks = dict[tuple[int, str], list[tuple[Path, bool]]]
 
 
-def inspect(root: Path, are_hardlinks: bool, outputs: Iterable[str]) -> Iterator[Finding]:
-    """Look for what keeps DVC from running: a note for each living process, wrong if there is none.
+def check(root: Path, are_hardlinks: bool) -> Iterator[CheckResult]:
+    """Look for locks that keep DVC from running: a note for each living process, wrong if there is none.
 
-    `are_hardlinks` is DVC's setting core.hardlink_lock: such a lock is held for as long as its file is there. `outputs` are
-    the paths that stages write.
+    `are_hardlinks` is DVC's setting core.hardlink_lock: such a lock is held for as long as its file exists.
     """
-    for name, holder in _held(root, are_hardlinks):
-        if holder:
-            yield Finding("note", f"DVC is at work here: {name} is held by {holder}")
-        else:
-            remedy = f"remove {name}, unless DVC runs here on another machine or as another user"
-            yield Finding("wrong", f"{name} is held, by no process that lives here", remedy)
-    yield from _locked_paths(root, outputs)
+    found = [*_repository_locks(root, are_hardlinks), *_path_locks(root)]
+    yield from found or [ok("no lock of DVC's is held")]
 
 
 def at_work(root: Path, are_hardlinks: bool) -> str | None:
     """Name a living process of DVC's that works here."""
     holders = [holder for _, holder in _held(root, are_hardlinks) if holder]
     with suppress(ValueError):
-        entries, written = _entries(root)
-        holders += [_named(entry.pid, [entry.command]) for entry in entries if is_alive(entry.pid, written)]
+        locks, written = _read_path_locks(root)
+        holders += [_named(pid, command) for pid, command in locks if is_alive(pid, written)]
     return holders[0] if holders else None
 
 
-def _held(root: Path, are_hardlinks: bool) -> Iterator[tuple[str, str | None]]:
-    """Find which of DVC's locks on the whole repository are held, and by whom if that can be seen."""
-    for path in (root / ".dvc/tmp/lock", root / ".dvc/tmp/rwlock.lock"):
-        if are_hardlinks and path.exists():
-            yield shown(root, path), _dvc_process(root)  # its file does not say who holds it
-        elif not are_hardlinks and is_held(path):
-            yield shown(root, path), whoever_opened(path)
-
-
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock file `path`; the kernel frees those of the dead."""
+    """Return whether a process holds the lock file `path`; the kernel frees the locks of dead ones."""
     try:
         with open(path, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -64,7 +53,7 @@ def whoever_opened(path: Path) -> str | None:
 
     for process in psutil.process_iter(["open_files", "cmdline"]):
         if any(file.path == str(path.resolve()) for file in process.info["open_files"] or ()):
-            return _named(process.pid, process.info["cmdline"] or [])
+            return _named(process.pid, " ".join(process.info["cmdline"] or []))
     return None
 
 
@@ -73,67 +62,83 @@ def _dvc_process(root: Path) -> str | None:
     import psutil
 
     for process in psutil.process_iter(["cwd", "cmdline"]):
-        folder, command = process.info["cwd"], process.info["cmdline"] or []
-        if folder and Path(folder).is_relative_to(root.resolve()) and re.search(r"\bdvc\b", " ".join(command)):
+        folder, command = process.info["cwd"], " ".join(process.info["cmdline"] or [])
+        if folder and Path(folder).is_relative_to(root.resolve()) and re.search(r"\bdvc\b", command):
             return _named(process.pid, command)
     return None
 
 
-class _Entry(NamedTuple):
-    """A process that has locked a path, to write it or to read it."""
+def _held(root: Path, are_hardlinks: bool) -> Iterator[tuple[str, str | None]]:
+    """Return which of DVC's locks on the whole repository are held, and by whom if that can be seen."""
+    for path in (root / ".dvc/tmp/lock", root / ".dvc/tmp/rwlock.lock"):
+        if are_hardlinks and path.exists():
+            yield shown(root, path), _dvc_process(root)  # its file does not name its holder
+        elif not are_hardlinks and is_held(path):
+            yield shown(root, path), whoever_opened(path)
 
-    pid: int
-    command: str
-    path: str
-    is_write: bool
+
+def _repository_locks(root: Path, are_hardlinks: bool) -> Iterator[CheckResult]:
+    for name, holder in _held(root, are_hardlinks):
+        if holder:
+            yield note(f"DVC is at work here: {name} is held by {holder}")
+        else:
+            remedy = f"remove {name}, unless DVC runs here on another machine or as another user"
+            yield wrong(f"{name} is held, by no process that runs here", remedy)
 
 
-def _entries(root: Path) -> tuple[list[_Entry], float]:
-    """Read which paths running commands have locked, and when that was written. Raises ValueError if it is damaged."""
+def _read_path_locks(root: Path) -> tuple[_PathLocks, float]:
+    """Return the locked paths by process, and when they were written down. Raises ValueError if that is damaged."""
+    from dvc.rwlock import SCHEMA
+    from voluptuous import Invalid
+
     path = root / ".dvc/tmp/rwlock"
     try:
         written = path.stat().st_mtime
-        locked = json.loads(path.read_text(encoding="utf-8"))
-        writes = [(path, entry, True) for path, entry in locked.get("write", {}).items()]
-        reads = [(path, entry, False) for path, readers in locked.get("read", {}).items() for entry in readers]
-        return [_Entry(entry["pid"], entry["cmd"], path, is_write) for path, entry, is_write in writes + reads], written
+        locked = SCHEMA(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        return [], 0.0
-    except (LookupError, TypeError, AttributeError) as error:
+        return {}, 0.0
+    except Invalid as error:
         raise ValueError(str(error)) from None
+    writes = [(name, entry, True) for name, entry in locked["write"].items()]
+    reads = [(name, entry, False) for name, entries in locked["read"].items() for entry in entries]
+    locks: _PathLocks = {}
+    for name, entry, is_write in writes + reads:
+        locks.setdefault((entry["pid"], entry["cmd"]), []).append((Path(name), is_write))
+    return locks, written
 
 
-def _locked_paths(root: Path, outputs: Iterable[str]) -> Iterator[Finding]:
+def _path_locks(root: Path) -> Iterator[CheckResult]:
     import psutil
 
     name = shown(root, root / ".dvc/tmp/rwlock")
     try:
-        entries, written = _entries(root)
+        locks, written = _read_path_locks(root)
     except ValueError:
-        yield Finding("wrong", f"{name} is not what DVC writes, which then refuses to run", f"remove {name}")
+        yield wrong(f"{name} is not what DVC writes, which then refuses to run", f"remove {name}")
         return
-    processes = {(entry.pid, entry.command) for entry in entries}
-    living = {(pid, command) for pid, command in processes if is_alive(pid, written)}
-    for pid, command in sorted(living):
-        yield Finding("note", f"DVC is at work here: {name} is held by {_named(pid, [command])}")
-    # DVC itself removes the entry of a number that no process has; of any other it thinks that it is at work.
-    written_paths = {root / path for path in outputs}
+    living = {process for process in locks if is_alive(process[0], written)}
+    for process in sorted(living):
+        yield note(f"DVC is at work here: {name} is held by {_named(*process)}")
+    # DVC itself removes the locks of a number that no process has, but waits for a process that has got the number since.
+    outputs: list[Path] = []
+    with suppress(UserError):  # a damaged dvc.lock has a line of its own
+        outputs = [root / output.path for output in dvc_lock.of_workspace(root).outputs]
     blocking = {
-        (entry.pid, entry.command)
-        for entry in entries
-        if (entry.is_write or _overlaps(Path(entry.path), written_paths)) and psutil.pid_exists(entry.pid)
+        process
+        for process, paths in locks.items()
+        if any(is_write or _overlaps(path, outputs) for path, is_write in paths) and psutil.pid_exists(process[0])
     } - living
-    for pid, command in sorted(blocking):
+    for process in sorted(blocking):
         remedy = f"remove {name}" + (" when nobody else is at work" if living else "")
-        yield Finding("wrong", f"{name} is held by {_named(pid, [command])}, which lives no more", remedy)
-    if number := len(processes - living - blocking):
+        yield wrong(f"{name} is held by {_named(*process)}, which has exited", remedy)
+    if number := len(locks.keys() - living - blocking):
         what = f"{name} names {number} killed process{'' if number == 1 else 'es'}"
-        yield Finding("note", what, "DVC runs all the same, and removes what is in its way")
+        yield note(what, "DVC runs all the same, and removes what is in its way")
 
 
 def _overlaps(path: Path, others: Iterable[Path]) -> bool:
     return any(path.is_relative_to(other) or other.is_relative_to(path) for other in others)
 
 
-def _named(pid: int, command: Sequence[str]) -> str:
-    return f"process {pid} ({textwrap.shorten(' '.join(command), 80, placeholder=' ...')})"
+def _named(pid: int, command: str) -> str:
+    return f"process {pid} ({textwrap.shorten(command, 80, placeholder=' ...')})"

@@ -1,8 +1,7 @@
-"""The health of the tracking database: looked at, never created, written or migrated."""
+"""The health of the tracking database, which is only read: never created, written or migrated."""
 
 import sqlite3
 import threading
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,87 +10,83 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from samebits.health import stale_locks
-from samebits.health.check_result import Finding, shown
-from samebits.tracking.store import quiet_mlflow, tracking_uri
+from samebits.health.check_result import CheckResult, note, ok, shown, wrong
+from samebits.tracking.store import quiet_mlflow, tracking_uri, without_password
 
 _ANSWER_SECONDS = 4.0
+_MOVE_AWAY = "move it away; no result is in it, and the next run makes a new one"
 
 
-def inspect(root: Path) -> Iterator[Finding]:
-    """Look at the place where MLflow keeps the runs of `root`: a SQLite file, or a server."""
+def check(root: Path) -> Iterator[CheckResult]:
+    """Check where MLflow keeps the runs of `root`: a SQLite file, or a server."""
     uri = tracking_uri(root)
     scheme = uri.partition(":")[0]
     if scheme == "sqlite":
         database = Path(uri.removeprefix("sqlite:///"))
-        yield _file(root, database)
+        yield _database(shown(root, database), database)
         lock = Path(f"{database}.lock")
         if stale_locks.is_held(lock):
-            yield Finding(
-                "note", f"{shown(root, lock)} is held by {stale_locks.whoever_opened(lock) or 'another user'}"
-            )
+            yield note(f"{shown(root, lock)} is held by {stale_locks.whoever_opened(lock) or 'another user'}")
     elif scheme in ("http", "https"):
-        parts = urllib.parse.urlsplit(uri)
-        server = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")  # without the password
-        if reason := _why_silent(f"{server}/health"):
-            yield Finding("note", f"the tracking server {server} cannot be had ({reason}); runs go on without it")
+        server = f"the tracking server {without_password(uri).rstrip('/')}"
+        if reason := _why_silent(f"{without_password(uri).rstrip('/')}/health"):
+            yield note(f"{server} cannot be reached ({reason}); runs go on without it")
         else:
-            yield Finding("ok", f"the tracking server {server} answers")
+            yield ok(f"{server} answers")
     else:
-        yield Finding("note", f"MLFLOW_TRACKING_URI names a {scheme} store, which is not checked")
+        yield note(f"MLFLOW_TRACKING_URI names a {scheme} store, which is not checked")
 
 
-def _file(root: Path, path: Path) -> Finding:
-    name = shown(root, path)
+def _database(name: str, path: Path) -> CheckResult:
     if not path.exists() or path.stat().st_size == 0:
-        return Finding("note", f"there is no {name} yet; the first run makes it")
-    anew = "move it away; no result is in it, and the next run makes a new one"
+        return note(f"there is no {name} yet; the first run makes it")
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             revision = _revision(connection)
     except sqlite3.Error as error:
         if error.sqlite_errorname == "SQLITE_BUSY":
-            return Finding("note", f"{name} is being written to, and not checked")
+            return note(f"{name} is being written to, and not checked")
         if error.sqlite_errorname == "SQLITE_READONLY_ROLLBACK":
-            return Finding("note", f"{name} was left in the middle of a write; the next run undoes that")
-        return Finding("wrong", f"{name} cannot be read ({error})", anew)
+            return note(f"{name} was left in the middle of a write; the next run undoes that")
+        return wrong(f"{name} cannot be read ({error})", _MOVE_AWAY)
     if verdict != "ok":
-        return Finding("wrong", f"{name} is damaged ({' '.join(verdict.split())})", anew)
+        return wrong(f"{name} is damaged ({' '.join(verdict.split())})", _MOVE_AWAY)
     if revision is None:
-        return Finding("wrong", f"{name} has no schema of MLflow's", anew)
+        return wrong(f"{name} has no schema of MLflow's", _MOVE_AWAY)
     return _schema(name, path, revision)
 
 
 def _revision(connection: sqlite3.Connection) -> str | None:
-    """What MLflow's migrations have noted as the schema of a database."""
+    """Return what MLflow's migrations noted as the schema of a database."""
     exists = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'").fetchone()
     row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if exists else None
     return row[0] if row else None
 
 
-def _schema(name: str, path: Path, revision: str) -> Finding:
+def _schema(name: str, path: Path, revision: str) -> CheckResult:
     quiet_mlflow()
     from alembic.script import ScriptDirectory
     from alembic.util import CommandError
 
-    package = find_spec("mlflow")
+    package = find_spec("mlflow")  # importing it would take seconds
     if package is None or package.origin is None:
         raise ImportError("mlflow is not installed")
     migrations = ScriptDirectory(str(Path(package.origin).parent / "store" / "db_migrations"))
     installed = f"MLflow {version('mlflow')}"
     if revision == migrations.get_current_head():
-        return Finding("ok", f"{name} is whole and has the schema of {installed}")
+        return ok(f"{name} is whole and has the schema of {installed}")
     try:
         migrations.get_revision(revision)
     except CommandError:
         what = f"{name} has a schema that {installed} does not know ({revision})"
-        return Finding("wrong", what, "run `pip install -e .` for the MLflow of this commit, or move it away")
+        return wrong(what, "run `pip install -e .` for the MLflow of this commit, or move it away")
     what = f"{name} has the schema of an older MLflow ({revision}) than {installed}"
-    return Finding("wrong", what, f"copy it, then run `mlflow db upgrade sqlite:///{path}`")
+    return wrong(what, f"copy it, then run `mlflow db upgrade sqlite:///{path}`")
 
 
 def _why_silent(url: str) -> str | None:
-    """Ask; None if it answers well. On a thread, for name look-ups obey no time-out."""
+    """Return why a server does not answer well, or None. Asked on a thread, because name look-ups obey no timeout."""
     answers: list[str | None] = []
 
     def ask() -> None:

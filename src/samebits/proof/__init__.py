@@ -1,1 +1,1 @@
-"""Running a result once more, and comparing it bit for bit with what was recorded."""
+"""`samebits verify`: run a result once more, and compare it bit for bit with its record."""

@@ -2,18 +2,20 @@
 
 import enum
 import io
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from samebits.proof import machine
+from samebits.paths import ENVIRONMENT, PIPELINE
 from samebits.reporting import terminal
 from samebits.repository.dvc_lock import Output
 from samebits.results import Result
 
 
 class Verdict(enum.StrEnum):
-    """How an output stands to the recorded one."""
+    """How an output compares with the recorded one."""
 
     IDENTICAL = "identical"
     SAME_PIXELS = "same pixels, does not count"
@@ -32,7 +34,7 @@ _HARMLESS = {Verdict.IDENTICAL, Verdict.SAME_PIXELS, Verdict.OTHER_MACHINE, Verd
 
 @dataclass(frozen=True)
 class Row:
-    """An output with its recorded hash and the one that the repetition got; empty where there is none."""
+    """An output with its recorded MD5 and the one of the repetition; "" if there is none."""
 
     stage: str
     path: str
@@ -47,9 +49,10 @@ class Row:
 
 
 def compare(result: Result, made: list[Output], folder: Path, edited: Collection[str]) -> list[Row]:
-    """Compare what the repetition in `folder` has made with the record, stage by stage in the order in which they ran.
+    """Compare what the repetition in `folder` made with the record, stage by stage in the order in which they ran.
 
-    Stages of the record that dvc.yaml lacks, and so nothing can make again, come last. `edited` are the files that git holds otherwise than the record.
+    Recorded stages that dvc.yaml lacks come last: nothing can make them again. `edited` are the files that git holds in
+    another version than the record.
     """
     recorded = {(output.stage, output.path): output.md5 for output in result.record.outputs}
     got = {(output.stage, output.path): output.md5 for output in made}
@@ -58,12 +61,37 @@ def compare(result: Result, made: list[Output], folder: Path, edited: Collection
         for key in sorted(key for key in {*recorded, *got} if key[0] == stage):
             hashes = recorded.get(key, ""), got.get(key, "")
             rows.append(Row(*key, *hashes, _verdict(result, key[1], *hashes, folder, key[1] in edited)))
-    stages = result.yaml("dvc.yaml").get("stages") or {}
+    stages = result.yaml(PIPELINE).get("stages") or {}
     return rows + [
         Row(output.stage, output.path, output.md5, "", Verdict.NO_STAGE)
         for output in result.record.outputs
-        if output.stage.partition("@")[0] not in stages  # what follows an @ is an item of foreach or matrix
+        if output.stage.partition("@")[0] not in stages  # the rest names an item of foreach or matrix
     ]
+
+
+def is_machine(path: str) -> bool:
+    """Return whether an output describes the kind of machine that the result was made on."""
+    return Path(path).name == Path(ENVIRONMENT).name
+
+
+def recorded_machine(result: Result, path: str, here: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what the output `path` of `result` says, or git's copy of it; None if neither is available as recorded.
+
+    `here` is what the same file says of this machine.
+    """
+    values = parse_object(result.read(path))
+    if values is None and (values := parse_object(result.read(ENVIRONMENT))):  # in git, so every clone has it
+        values |= {"num_threads": here.get("num_threads")}  # it has those of another stage
+    return values
+
+
+def parse_object(content: bytes | None) -> dict[str, Any] | None:
+    """Parse a JSON object; None if it is none."""
+    try:
+        values = json.loads(content or b"")
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def _verdict(result: Result, path: str, recorded: str, got: str, folder: Path, is_edited: bool) -> Verdict:
@@ -73,16 +101,15 @@ def _verdict(result: Result, path: str, recorded: str, got: str, folder: Path, i
         return Verdict.EDITED
     if recorded == got:
         return Verdict.IDENTICAL
-    if Path(path).name == machine.ENVIRONMENT:
-        here = machine.parse((folder / path).read_bytes()) or {}
-        known = machine.recorded(result, path, here)
+    if is_machine(path):
+        here = parse_object((folder / path).read_bytes()) or {}
+        known = recorded_machine(result, path, here)
         if known is None:
             return Verdict.UNKNOWN_MACHINE
         return Verdict.OTHER_MACHINE if terminal.differences(known, here) else Verdict.DIFFERENT
     if Path(path).suffix != ".png":
         return Verdict.DIFFERENT
-    picture = result.read(path)
-    if picture is None:
+    if (picture := result.read(path)) is None:
         return Verdict.PIXELS_UNKNOWN
     return Verdict.SAME_PIXELS if _pixels(picture) == _pixels((folder / path).read_bytes()) else Verdict.DIFFERENT
 

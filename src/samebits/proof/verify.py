@@ -1,4 +1,4 @@
-"""The proof: a revision run once more, from nothing, and compared with what it recorded."""
+"""`samebits verify`: run a revision once more, from nothing, and compare it with its record."""
 
 import os
 import sys
@@ -11,6 +11,7 @@ from tabulate import tabulate  # type: ignore[import-untyped]
 from samebits import results
 from samebits.data.sources import cifar10
 from samebits.errors import UserError, printable
+from samebits.paths import LOCK, PARAMETERS, PIPELINE, RAW, SCRATCH
 from samebits.proof import mlflow_run
 from samebits.proof.explanation import Explanation
 from samebits.proof.outputs import Row, Verdict, compare
@@ -19,16 +20,16 @@ from samebits.repository import clones, dvc_command, dvc_lock, git
 from samebits.repository.clones import Clone
 from samebits.results import Result
 
-_DIGITS = 12  # of a hash: enough to see that two are one
+_DIGITS = 12  # of a hash: enough to tell two apart
 
 
 def verify(folder: Path, name: str = "HEAD", stage: str | None = None) -> int:
     """Run the stages of revision `name`, or those up to `stage`, in a clean clone; print how their outputs compare.
 
-    `folder` lies in the user's repository, of which nothing changes. Gives 0 where all outputs that count are the recorded
-    ones, else 1. Raises UserError where they could not be made.
+    `folder` is in the user's repository, which does not change. Returns 0 if all outputs that count are the recorded ones,
+    else 1. Raises UserError if they could not be made.
     """
-    root = _root(folder)
+    root = git.require_repository(folder)
     result = results.find(root, name)
     _require_stage(result, stage)
     _note_uncommitted(root, result)
@@ -43,23 +44,22 @@ def verify(folder: Path, name: str = "HEAD", stage: str | None = None) -> int:
 def verify_run(folder: Path, run_id: str, keep: bool, stage: str | None, is_agreed: bool) -> int:
     """Do as `verify` does for an MLflow run: with its commit and, if that alone would not give it, its changes.
 
-    Whoever may write to the tracking store has written them: unless `is_agreed`, the user is asked on the terminal. With
-    `keep` the clone stays, to work in it. Raises UserError also if the run, its commit or its changes cannot be had, or the
+    Whoever may write to the tracking store wrote them: unless `is_agreed`, the user is asked on the terminal. With `keep`
+    the clone stays, to work in it. Raises UserError also if the run, its commit or its changes are not available, or the
     user does not agree.
     """
-    root = _root(folder)
+    root = git.require_repository(folder)
     if not (is_agreed or sys.stdin.isatty()):
         raise UserError(
-            "--run runs the code that the run names, maybe a stranger's: say --yes, or answer on a terminal"
+            "--run runs the code that the run names, maybe a stranger's: add --yes, or answer on a terminal"
         )
     run = mlflow_run.find(root, run_id)
     _require_stage(run, stage)
-    target = root / ".samebits" / "runs" / run_id
+    target = root / SCRATCH / "runs" / run_id
     if keep and target.exists():
-        raise UserError(f"{target} is there already, from a run that was kept before: move it away, or work in it")
+        raise UserError(f"{target} exists already, from a run that was kept before: move it away, or work in it")
     with _clean_clone(run) as clone:
-        changed = clones.apply(clone, run.patch) if run.patch else []
-        _show(run, changed)
+        _show(run, clones.apply(clone, run.patch) if run.patch else [])
         if not (is_agreed or _ask()):
             raise UserError(f"{run} was not run")
         try:
@@ -77,24 +77,29 @@ def _clean_clone(result: Result) -> AbstractContextManager[Clone]:
 
 
 def _repeat(result: Result, stage: str | None, clone: Clone, edited: Collection[str], is_run: bool) -> int:
-    """Run the stages in the clone and print how their outputs compare with the record; 0 where all that count are the same."""
+    """Run the stages in the clone and print how their outputs compare with the record; return 0 if all that count are the same."""
     print(f"running {result} in a clean clone, without any cache", flush=True)
     if code := dvc_command.reproduce_from_nothing(clone.root, stage, clone.environment):
         raise UserError(f"{result} could not be run: `dvc repro` ended with exit code {code}, for the reason above")
-    made = dvc_lock.read((clone.root / "dvc.lock").read_bytes(), "the new dvc.lock").outputs
+    made = dvc_lock.of_workspace(clone.root).outputs
     if is_run:  # older ones record only some outputs
         made = [output for output in made if output.path in result.record.hashes]
     rows = compare(result, made, clone.root, edited)
-    print(_table(rows))
+    cells = [(row.stage, row.path, row.recorded[:_DIGITS], row.got[:_DIGITS], row.verdict) for row in rows]
+    print(tabulate(cells, headers=("stage", "output", "recorded", "got", ""), disable_numparse=True))
     for line in Explanation(result, rows, clone.root).lines():
         print(line)
-    different = [row for row in rows if row.counts]
-    same = [row for row in rows if row.verdict is Verdict.IDENTICAL]
-    if different:
-        print(f"different: {len(different)} of {len(rows)} outputs of {result}")
+    return _conclude(result, rows)
+
+
+def _conclude(result: Result, rows: list[Row]) -> int:
+    """Print the verdict and return the exit code."""
+    if num_different := sum(row.counts for row in rows):
+        print(f"different: {num_different} of {len(rows)} outputs of {result}")
         return 1
-    apart = f", the other {len(rows) - len(same)} in all that counts" if len(same) < len(rows) else ""
-    print(f"identical: {len(same)} of {len(rows)} outputs of {result} bit for bit{apart}")
+    num_same = sum(row.verdict is Verdict.IDENTICAL for row in rows)
+    apart = f", the other {len(rows) - num_same} in all that counts" if num_same < len(rows) else ""
+    print(f"identical: {num_same} of {len(rows)} outputs of {result} bit for bit{apart}")
     return 0
 
 
@@ -115,16 +120,9 @@ def _show(run: Result, changed: list[str]) -> None:
         print(f"  with a patch of {len(run.patch.splitlines())} lines to {printable(', '.join(changed))}")
 
 
-def _root(folder: Path) -> Path:
-    root = git.top_folder(folder)
-    if root is None:
-        raise UserError(f"{folder} is in no git repository: run this in a clone of samebits")
-    return root
-
-
 def _require_stage(result: Result, stage: str | None) -> None:
-    names = list(result.yaml("dvc.yaml").get("stages") or {})
-    if stage is not None and stage.partition("@")[0] not in names:  # what follows an @ is an item of foreach or matrix
+    names = list(result.yaml(PIPELINE).get("stages") or {})
+    if stage is not None and stage.partition("@")[0] not in names:  # the rest names an item of foreach or matrix
         raise UserError(f"{stage} is no stage of {result}: its dvc.yaml has {', '.join(names) or 'none'}")
 
 
@@ -135,47 +133,37 @@ def _note_uncommitted(root: Path, result: Result) -> None:
 
 
 def _raw_data(result: Result) -> dict[str, str]:
-    """Name the user's raw data to the clone: the folder of SAMEBITS_DATA, or the workspace's own where CIFAR-10 is there."""
+    """Point the clone to the user's raw data: the folder of SAMEBITS_DATA, or the workspace's own if CIFAR-10 is there."""
     if chosen := os.environ.get("SAMEBITS_DATA"):
         return {"SAMEBITS_DATA": str((result.root / chosen).resolve())}
-    match result.yaml("params.yaml"):
+    match result.yaml(PARAMETERS):
         case {"data": {"path": str(path)}}:
             raw = result.root / path
         case _:
-            raw = result.root / "data/raw"
+            raw = result.root / RAW
     return {"SAMEBITS_DATA": str(raw)} if cifar10.is_available(raw) else {}
 
 
 def _fetch_own_images(result: Result, clone: Path) -> None:
-    """Put the images of a data source `folder` that DVC tracks into the clone; others lie outside, where both find them."""
-    match result.yaml("params.yaml"):
+    """Put images of a data source `folder` that DVC tracks into the clone; others are outside, where both find them."""
+    match result.yaml(PARAMETERS):
         case {"data": {"source": "folder", "path": str(path)}} if (clone / f"{path}.dvc").is_file():
             dvc_command.fetch(result.root, result.commit, path, clone / path)
 
 
 def _say_other_origin(result: Result, changes: dict[str, dvc_command.Changes]) -> None:
-    """Say from what the record was made that the revision holds otherwise, file by file with the stages it concerns."""
+    """Say which files of the revision differ from those that the record was made from, each with its stages."""
     recorded = {output.stage for output in result.record.outputs}
     stages_of: dict[str, list[str]] = {}
     for stage, change in changes.items():
-        if stage.endswith(".dvc"):  # images that DVC tracks: their record is this file, not dvc.lock
+        if stage.endswith(".dvc"):  # images that DVC tracks: recorded by this file, not in dvc.lock
             continue
-        if stage not in recorded:
-            stages_of.setdefault("no record at all", []).append(stage)
-            continue
-        for path in change.dependencies:
-            stages_of.setdefault(path, []).append(stage)
-        for path in result.record.misfits.get(stage, []):
-            stages_of.setdefault(f"{path}, not the recorded output", []).append(stage)
+        misfits = [f"{path}, not the recorded output" for path in result.record.misfits.get(stage, [])]
+        for what in [*change.dependencies, *misfits] if stage in recorded else ["no record at all"]:
+            stages_of.setdefault(what, []).append(stage)
     if stages_of:
-        print(f"dvc.lock of {result} was made by other code, parameters or data than the revision holds:")
+        print(f"{LOCK} of {result} was made by other code, parameters or data than the revision holds:")
         for what, stages in stages_of.items():
             print(f"  {what} ({', '.join(stages)})")
     for path in (path for change in changes.values() for path in change.outputs):
-        print(f"{path} of {result} was edited after dvc.lock recorded it")
-
-
-def _table(rows: list[Row]) -> str:
-    cells = [(row.stage, row.path, row.recorded[:_DIGITS], row.got[:_DIGITS], row.verdict) for row in rows]
-    table: str = tabulate(cells, headers=("stage", "output", "recorded", "got", ""), disable_numparse=True)
-    return table
+        print(f"{path} of {result} was edited after {LOCK} recorded it")

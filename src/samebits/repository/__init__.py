@@ -1,1 +1,1 @@
-"""All that speaks to git and DVC."""
+"""Git and DVC: revisions, clones, the cache, remotes, and the one parser of dvc.lock."""

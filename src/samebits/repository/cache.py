@@ -1,6 +1,7 @@
-"""DVC's cache of a repository: where it is, what it holds, and the records of stages that ran."""
+"""DVC's cache of a repository: its objects, and the records of stages that ran."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 from samebits.errors import UserError
 from samebits.repository.digests import file_md5, md5_of
 
+_OBJECT = re.compile(r"[0-9a-f]{32}(\.dir)?")  # every other file is temporary
+
 
 @dataclass(frozen=True)
 class Cache:
@@ -18,11 +21,18 @@ class Cache:
     root: Path
 
     def path(self, md5: str) -> Path:
-        """Return where the object of that name lies, if it is there."""
+        """Return where the object of this name is, if it is there."""
         return self.root / "files" / "md5" / md5[:2] / md5[2:]
 
+    def objects(self) -> Iterator[Path]:
+        """Return the paths of all objects. Raises OSError if the cache cannot be listed."""
+        store = self.root / "files" / "md5"
+        folders = [folder for folder in store.iterdir() if len(folder.name) == 2] if store.is_dir() else []
+        files = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
+        return (path for path in files if _OBJECT.fullmatch(path.parent.name + path.name))
+
     def read(self, md5: str) -> bytes | None:
-        """Return the content of an object; None where it is not there or does not hold what its name says."""
+        """Return the content of an object; None if it is missing or damaged."""
         try:
             content = self.path(md5).read_bytes()
         except OSError:
@@ -30,33 +40,37 @@ class Cache:
         return content if md5_of(content) == md5.removesuffix(".dir") else None
 
     def is_whole(self, md5: str) -> bool:
-        """Tell whether the object holds what its name says. Raises OSError where it cannot be read."""
+        """Return whether an object has the content that its name says. Raises OSError if it cannot be read."""
         return file_md5(self.path(md5)) == md5.removesuffix(".dir")
 
-    def members(self, md5: str) -> list[str]:
-        """Return the names of the files of a folder, an object whose name ends with `.dir`; none where it is not there."""
-        content = self.read(md5) if md5.endswith(".dir") else None
-        return [entry["md5"] for entry in json.loads(content)] if content else []
+    def members(self, md5: str) -> dict[str, str]:
+        """Return the MD5s of a folder's files by their paths in it; none for a file, or if the list is missing or damaged."""
+        listing = self.read(md5) if md5.endswith(".dir") else None
+        return {entry["relpath"]: entry["md5"] for entry in json.loads(listing or b"[]")}
+
+    def holds(self, md5: str) -> bool:
+        """Return whether an object is there, with all files of a folder."""
+        return all(self.path(each).is_file() for each in (md5, *self.members(md5).values()))
 
     def records(self) -> Iterator[Path]:
-        """Return the records of DVC's run cache: what ran on which inputs, and what came out."""
+        """Return the paths of the run cache's records: what ran on which inputs, and what came out."""
         return (path for path in sorted((self.root / "runs").glob("??/*/*")) if len(path.name) == 64)
 
 
 def remove_record(path: Path) -> None:
-    """Remove a record of the run cache, and its folder with the last one: DVC fails where that is empty."""
+    """Remove a record of the run cache, and its folder with the last one: an empty folder makes DVC fail."""
     path.unlink(missing_ok=True)
     with suppress(OSError):
         path.parent.rmdir()
 
 
 def of(root: Path) -> Cache:
-    """Return the cache of the repository in `root`. Raises UserError where DVC cannot tell."""
+    """Return the cache of the repository in `root`. Raises UserError if DVC cannot tell."""
     return Cache(Path(settings(root)["cache"].get("dir") or root / ".dvc" / "cache"))
 
 
 def settings(root: Path) -> dict[str, Any]:
-    """Return DVC's settings for the repository in `root`. Raises UserError where there is none, or DVC cannot read it."""
+    """Return DVC's settings for the repository in `root`. Raises UserError if there are none, or DVC cannot read them."""
     if not (root / ".dvc").is_dir():
         raise UserError(f"{root} has no .dvc: run this in the root of a clone of samebits")
     try:
@@ -66,4 +80,4 @@ def settings(root: Path) -> dict[str, Any]:
     try:
         return dict(Config(str(root / ".dvc")))
     except ConfigError as error:
-        raise UserError(f"DVC cannot read its configuration ({error}): mend .dvc/config") from None
+        raise UserError(f"DVC cannot read its configuration ({error}): fix .dvc/config") from None

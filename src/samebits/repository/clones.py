@@ -1,26 +1,25 @@
-"""Clean temporary clones: nothing of the user's workspace, cache, settings or tracking reaches in or is reached."""
+"""Clean temporary clones, isolated from the user's workspace, cache, settings and tracking."""
 
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from samebits.errors import UserError, printable
 
-# What would lead git in a clone back to the user's repository: it is set inside a git hook.
+# Set inside a git hook: they would lead git in a clone back to the user's repository.
 _GIT_VARIABLES = (
     *("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_NAMESPACE"),
     *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES"),
 )
-# What files in git, DVC's and MLflow's databases and the like take beside the outputs.
-_REST_BYTES = 50_000_000
-# DVC's settings of the clone: they win over those that the revision itself holds.
+_REST_BYTES = 50_000_000  # for all beside the outputs: git's files, the databases of DVC and MLflow
+# In config.local, so that they win over the revision's own.
 _SETTINGS = """\
 [core]
     analytics = false
@@ -33,7 +32,7 @@ _SETTINGS = """\
 
 @dataclass(frozen=True)
 class Clone:
-    """A clone in `root`; what runs in it gets `environment`."""
+    """A clone in `root`; commands in it run with `environment`."""
 
     root: Path
     environment: Mapping[str, str]
@@ -41,12 +40,12 @@ class Clone:
 
 @contextmanager
 def clean(repository: Path, commit: str, num_bytes: int, variables: Mapping[str, str]) -> Iterator[Clone]:
-    """Return a clone of `repository` at `commit`, with room for outputs of `num_bytes` and with these variables set.
+    """Yield a clone of `repository` at `commit`, with room for outputs of `num_bytes` and with these variables set.
 
-    It is removed at the end, also when this process is interrupted or told to end. Raises UserError where it cannot be made.
+    It is removed at the end, even if this process is interrupted or terminated. Raises UserError if it cannot be made.
     """
     with _temporary_folder() as folder:
-        if folder.is_relative_to(repository.resolve()):  # Python's last resort, where no other folder has room
+        if folder.is_relative_to(repository.resolve()):  # Python's last resort, when no other folder has room
             raise UserError("no temporary folder outside of the repository has room: set TMPDIR to one")
         needed, free = num_bytes + _REST_BYTES, shutil.disk_usage(folder).free
         if needed > free:
@@ -54,25 +53,23 @@ def clean(repository: Path, commit: str, num_bytes: int, variables: Mapping[str,
                 f"a clone with its outputs takes {needed / 1e6:,.0f} MB, and {folder.parent} has {free / 1e6:,.0f} MB left: "
                 "make room there, or set TMPDIR to a folder with more"
             )
-        root = folder / "samebits"
-        clone = Clone(root, {**_environment(folder), **variables})
-        # Sharing the objects copies nothing and finds commits that no branch holds, as experiments are; no hook of the user's runs.
+        clone = Clone(folder / "samebits", {**_environment(folder), **variables})
+        failure = f"the revision could not be cloned into {folder}: "
+        # Sharing objects copies nothing and reaches commits that no branch holds, such as experiments; no user's hook runs.
         options = ("--quiet", "--shared", "--no-checkout", "--config", f"core.hooksPath={os.devnull}")
-        _git(folder, clone.environment, "clone", *options, "--", str(repository), root.name)
-        _git(root, clone.environment, "checkout", "--quiet", "--detach", commit)
-        (root / ".dvc" / "config.local").write_text(_SETTINGS, encoding="utf-8")
+        clone.root.mkdir()
+        _git(clone, failure, "clone", *options, "--", str(repository), ".")
+        _git(clone, failure, "checkout", "--quiet", "--detach", commit)
+        (clone.root / ".dvc" / "config.local").write_text(_SETTINGS, encoding="utf-8")
         yield clone
 
 
 def apply(clone: Clone, patch: bytes) -> list[str]:
-    """Apply what `git.diff` gave to a clone; return the files that it changes. Raises UserError if it does not fit."""
-    # In the index too: git would not see a change of the same second that leaves a file as long as it was.
-    command = ["git", "apply", "--index", "--whitespace=nowarn", "--apply", "--numstat", "-z", "-"]
-    done = subprocess.run(command, cwd=clone.root, env=clone.environment, input=patch, capture_output=True)
-    if done.returncode != 0:
-        reason = " ".join(done.stderr.decode(errors="replace").split())
-        raise UserError(f"the recorded changes cannot be applied: {printable(reason)}")
-    return [line.split("\t", 2)[2] for line in done.stdout.decode(errors="replace").split("\0") if line]
+    """Apply a patch of `git.diff` to a clone; return the files that it changes. Raises UserError if it does not fit."""
+    # In the index too: git would not see a change of the same second that leaves a file's size as it was.
+    options = ("--index", "--whitespace=nowarn", "--apply", "--numstat", "-z", "-")
+    listed = _git(clone, "the recorded changes cannot be applied: ", "apply", *options, given=patch)
+    return [line.split("\t", 2)[2] for line in listed.split("\0") if line]
 
 
 def keep(clone: Clone, target: Path, cache: Path) -> None:
@@ -97,38 +94,33 @@ def _environment(folder: Path) -> dict[str, str]:
     return kept | {name: str(path) for name, path in own.items()}
 
 
-def _git(folder: Path, environment: Mapping[str, str], *arguments: str) -> None:
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
+def _git(clone: Clone, failure: str, *arguments: str, given: bytes = b"") -> str:
+    done = subprocess.run(["git", *arguments], cwd=clone.root, env=clone.environment, input=given, capture_output=True)
     if done.returncode != 0:
-        raise UserError(f"the revision could not be cloned into {folder}: {' '.join(done.stderr.split())}")
+        raise UserError(failure + printable(" ".join(done.stderr.decode(errors="replace").split())))
+    return done.stdout.decode(errors="replace")
 
 
 @contextmanager
 def _temporary_folder() -> Iterator[Path]:
+    """Yield a folder that is removed at the end, even if this process is told to end."""
     ends = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ends)}
-    for number in ends:
-        signal.signal(number, _exit)
     try:
-        with _new_folder() as name:
+        for number in ends:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+        try:
+            temporary = tempfile.TemporaryDirectory(prefix="samebits-verify-")
+        except OSError as error:
+            raise UserError(
+                f"no temporary folder can be made ({error.strerror}): set TMPDIR to one with room"
+            ) from None
+        with temporary as name:
             try:
                 yield Path(name).resolve()
             finally:
-                for number in before:  # whoever is impatient now would leave the folder behind
+                for number in before:  # a second Ctrl-C now would leave the folder behind
                     signal.signal(number, signal.SIG_IGN)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _new_folder() -> "tempfile.TemporaryDirectory[str]":
-    try:
-        return tempfile.TemporaryDirectory(prefix="samebits-verify-")
-    except OSError as error:
-        raise UserError(f"no temporary folder can be made ({error.strerror}): set TMPDIR to one with room") from None
-
-
-def _exit(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)

@@ -16,3 +16,11 @@ def file_md5(file: Path | io.FileIO) -> str:
         with file.open("rb", buffering=0) as opened:
             return file_md5(opened)
     return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def md5_if_readable(path: Path) -> str | None:
+    """Return the MD5 of a file's content, links followed; None if there is no file to read."""
+    try:
+        return file_md5(path)
+    except OSError:
+        return None

@@ -1,4 +1,4 @@
-"""The pipeline as DVC runs it, spoken to by DVC's own command."""
+"""The pipeline as DVC runs it, by DVC's own command."""
 
 import json
 import os
@@ -11,25 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from samebits.errors import UserError
+from samebits.paths import LOCK
 
-# A DVC that is started from inside a stage of another repository must not take that one's root for its own.
+_DVC = (sys.executable, "-m", "dvc")
+# A DVC that is started inside a stage of another repository must not take that one's root for its own.
 _INHERITED = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
 
 
 def reproduce(root: Path) -> int:
-    """Run `dvc repro` for all to see; give its exit code."""
+    """Run `dvc repro`, showing its output; return its exit code."""
     return _dvc(root, "repro").returncode
 
 
 def reproduce_from_nothing(root: Path, stage: str | None, environment: Mapping[str, str]) -> int:
-    """Run all stages, or those up to `stage`, for all to see: nothing recorded, restored from a cache or put there.
+    """Run all stages, or those up to `stage`, without record or cache, showing their output; return the exit code.
 
-    The new dvc.lock holds what ran, in that order. Whatever interrupts this process ends the stages too.
+    The new dvc.lock holds the stages that ran, in that order. Whatever interrupts this process ends the stages too.
     """
     import psutil
 
-    (root / "dvc.lock").unlink(missing_ok=True)  # the commit of a first run has none
-    command = _command("repro", "--no-run-cache", "--no-commit", *([stage] if stage else []))
+    (root / LOCK).unlink(missing_ok=True)  # a run before the first commit of one has none
+    command = [*_DVC, "repro", "--no-run-cache", "--no-commit", *([stage] if stage else [])]
     process = psutil.Popen(command, cwd=root, env=_environment(environment), stdin=subprocess.DEVNULL)
     try:
         return int(process.wait())
@@ -44,16 +46,16 @@ def reproduce_from_nothing(root: Path, stage: str | None, environment: Mapping[s
 
 @dataclass(frozen=True)
 class Changes:
-    """What of a stage is otherwise in the files than in dvc.lock: dependencies and parameters, and outputs that are there."""
+    """What differs between the files and dvc.lock: a stage's dependencies and parameters, and its outputs that exist."""
 
     dependencies: list[str]
     outputs: list[str]
 
 
 def changes(root: Path, stage: str | None, environment: Mapping[str, str]) -> dict[str, Changes]:
-    """Compare the files of a clone that holds no cached output with its dvc.lock, for all stages or those up to `stage`.
+    """Compare the files of a clone without cached outputs with its dvc.lock, for all stages or those up to `stage`.
 
-    Raises UserError where DVC cannot read the pipeline.
+    Raises UserError if DVC cannot read the pipeline.
     """
     targets = ["--with-deps", stage] if stage else []
     done = _dvc(root, "status", "--json", *targets, capture_output=True, environment=environment)
@@ -75,18 +77,17 @@ def _changes(entries: dict[str, dict[str, Any]], missing: set[str]) -> Changes:
             dependencies += [f"{key} in {path}" for key in how]
         elif path not in missing:
             dependencies.append(path)
-    present = [path for path, how in entries.get("changed outs", {}).items() if how == "modified"]
-    return Changes(dependencies, present)
+    return Changes(dependencies, [path for path, how in entries.get("changed outs", {}).items() if how == "modified"])
 
 
 def has_to_run(root: Path, stage: str) -> bool:
-    """Tell whether `dvc repro` would run `stage`, rather than skip it or restore its outputs from the cache."""
+    """Return whether `dvc repro` would run `stage`, rather than skip it or restore its outputs from the cache."""
     done = _dvc(root, "repro", "--dry", "--single-item", stage, capture_output=True)
     return f"Running stage '{stage}'" in done.stdout
 
 
 def run_experiment(root: Path, name: str, settings: dict[str, str]) -> int:
-    """Run the pipeline as the experiment `name`, in a temporary copy: no tracked file of `root` changes."""
+    """Run the pipeline as the experiment `name` in a temporary copy, so no tracked file of `root` changes; return the exit code."""
     changes = [argument for key, value in settings.items() for argument in ("--set-param", f"{key}={value}")]
     return _dvc(root, "exp", "run", "--temp", "--name", name, *changes).returncode
 
@@ -106,15 +107,11 @@ def fetch(root: Path, revision: str, path: str, target: Path) -> None:
 def _dvc(
     root: Path, *arguments: str, capture_output: bool = False, environment: Mapping[str, str] = os.environ
 ) -> "subprocess.CompletedProcess[str]":
-    command = _command(*arguments)
-    return subprocess.run(command, cwd=root, env=_environment(environment), capture_output=capture_output, text=True)
-
-
-def _command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "dvc", *arguments]
+    values = _environment(environment)
+    return subprocess.run([*_DVC, *arguments], cwd=root, env=values, capture_output=capture_output, text=True)
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in given.items() if name not in _INHERITED}
-    # The stages say `python`: it is the one that runs this.
+    # The stages run `python`: the one that runs this.
     return kept | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), given.get("PATH", os.defpath)])}

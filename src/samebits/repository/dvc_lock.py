@@ -1,17 +1,19 @@
-"""What DVC records of the stages that ran: dvc.lock, a .dvc file, a record of the run cache."""
+"""What DVC records of stages that ran: in dvc.lock, in a .dvc file, in the run cache."""
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from samebits.errors import UserError
+from samebits.paths import LOCK
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """PyYAML's safe loader, in C if it was built with it: ten times as fast. It takes 1e-05 for a number, as DVC does."""
+    """PyYAML's safe loader, in C if available: ten times as fast. It reads 1e-05 as a number, as DVC does."""
 
 
 _Loader.add_implicit_resolver(
@@ -21,7 +23,7 @@ _Loader.add_implicit_resolver(
 
 @dataclass(frozen=True)
 class Output:
-    """A file that a stage has written."""
+    """A file or folder that a stage wrote, its size in bytes."""
 
     stage: str
     path: str
@@ -41,7 +43,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Record:
-    """The stages by name, in the order in which they first ran. That of a .dvc file or of the run cache has no name: ""."""
+    """The stages by name, in the order in which they first ran. The stage of a .dvc file or of the run cache is called ""."""
 
     stages: dict[str, Stage]
 
@@ -70,13 +72,13 @@ class Record:
 
     @property
     def dependencies(self) -> dict[str, str]:
-        """The dependencies of all stages, except those that are outputs."""
-        paths, hashes = self.hashes, [stage.dependencies for stage in self.stages.values()]
-        return {path: md5 for each in hashes for path, md5 in each.items() if path not in paths}
+        """The MD5 of each dependency that is no output, by path."""
+        read = {path: md5 for stage in self.stages.values() for path, md5 in stage.dependencies.items()}
+        return {path: md5 for path, md5 in read.items() if path not in self.hashes}
 
     @property
     def misfits(self) -> dict[str, list[str]]:
-        """For each stage that has some: dependencies that are not the recorded outputs of the stages before it."""
+        """By stage: the dependencies whose MD5 is not that of the recorded output."""
         hashes = self.hashes
         misfits = {
             name: [path for path, md5 in stage.dependencies.items() if hashes.get(path, md5) != md5]
@@ -85,8 +87,18 @@ class Record:
         return {name: paths for name, paths in misfits.items() if paths}
 
 
+def of_workspace(root: Path) -> Record:
+    """Read the dvc.lock in `root`; without one there are no stages. Raises UserError if it is damaged."""
+    try:
+        return read((root / LOCK).read_bytes(), LOCK)
+    except FileNotFoundError:
+        return Record({})
+    except UserError as error:
+        raise UserError(f"{error}; restore it with `git checkout {LOCK}`") from None
+
+
 def read(content: bytes, name: str) -> Record:
-    """Read a record. Raises UserError, calling it `name`, if it is none."""
+    """Parse a record. Raises UserError, calling it `name`, if it is none."""
     values = mapping(content, name)
     try:
         stages = values.get("stages", {"": values} if "outs" in values else {})
@@ -107,7 +119,7 @@ def mapping(content: bytes, name: str) -> dict[str, Any]:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, with dotted keys as DVC has them."""
+    """Return nested mappings as one, with dotted keys as DVC writes them."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):

@@ -1,6 +1,6 @@
 """A DVC remote: a folder, or one reached by SSH, S3 or another protocol that DVC has a plug-in for."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from samebits.repository.digests import md5_of
 
 
 class Remote:
-    """A remote that holds objects by their MD5s, and run records. What goes wrong with it is a UserError of one line."""
+    """A remote that holds objects by their MD5s, and run records. Whatever fails in it raises UserError with one line."""
 
     def __init__(self, repository: Any, name: str) -> None:
         self.name = name
@@ -25,42 +25,35 @@ class Remote:
         return f"{self.name} ({self.url})"
 
     def object_sizes(self, names: Sequence[str]) -> dict[str, int]:
-        """Return the bytes of those of the objects that are there."""
+        """Return the size in bytes of each of these objects that is there."""
         return self._sizes({name: self._objects.oid_to_path(name) for name in names})
 
     def record_sizes(self, names: Sequence[str]) -> dict[str, int]:
-        """Return the bytes of those of the run records that are there; a name is a path below `runs`."""
+        """Return the size in bytes of each of these run records that is there; a name is a path below `runs`."""
         return self._sizes({name: self._record_path(name) for name in names})
 
     def send_objects(self, paths: Mapping[str, Path]) -> None:
         """Send files to become the objects of these names, each whole or not at all, with a progress bar on a terminal."""
-        sources, names = [str(path) for path in paths.values()], list(paths)
-        with self._sending("objects", len(names)) as (note, bar):
-            self._objects.add(
-                sources,
-                _local_files(),
-                names,
-                check_exists=False,
-                verify=False,
-                callback=bar,
-                on_error=lambda _, error: note(error),
-            )
+        from dvc_objects.fs.local import localfs
+
+        with self._sending("objects", len(paths)) as options:
+            sources = [str(path) for path in paths.values()]
+            self._objects.add(sources, localfs, list(paths), check_exists=False, verify=False, **options)
 
     def send_records(self, paths: Mapping[str, Path]) -> None:
         """Send files to become the run records of these names, in the same way."""
         from dvc_objects.fs import generic
+        from dvc_objects.fs.local import localfs
 
-        sources, targets = [str(path) for path in paths.values()], [self._record_path(name) for name in paths]
-        with self._sending("run records", len(sources)) as (note, bar):
-            generic.copy(
-                _local_files(), sources, self._fs, targets, callback=bar, on_error=lambda _, __, error: note(error)
-            )
+        with self._sending("run records", len(paths)) as options:
+            sources = [str(path) for path in paths.values()]
+            generic.copy(localfs, sources, self._fs, [self._record_path(name) for name in paths], **options)
 
     def fetch_objects(self, names: Sequence[str]) -> None:
-        """Fetch those of the objects that are there into DVC's cache, and none that is damaged."""
+        """Fetch those of the objects that are there into DVC's cache, except damaged ones."""
         paths = [self._objects.oid_to_path(name) for name in names]
         with self._refusing():
-            self._cache.add(paths, self._fs, list(names), check_exists=False, verify=True, on_error=lambda _, __: None)
+            self._cache.add(paths, self._fs, list(names), check_exists=False, verify=True, on_error=lambda *_: None)
 
     def read_object(self, name: str) -> bytes | None:
         """Return the content of an object; None if it is damaged there. Raises UserError if it is not there."""
@@ -69,16 +62,11 @@ class Remote:
         return content if md5_of(content) == name.removesuffix(".dir") else None
 
     def require_records(self) -> None:
-        """Raise UserError if it is one for which DVC keeps no run records."""
+        """Raise UserError if DVC keeps no run records in such a remote."""
         if (scheme := self.url.partition(":")[0]) in ("http", "https"):
             raise UserError(
                 f"the remote {self.name} is reached by {scheme}, by which DVC shares no run records: use another protocol"
             )
-
-    def refuse(self, error: BaseException) -> UserError:
-        """Return the line for what the remote, or the way to it, raised."""
-        text = " ".join(str(error).split()) or "it gave no reason"
-        return UserError(f"the remote {self} cannot be used: {type(error).__name__}: {text[:300]}; {_remedy(error)}")
 
     def _record_path(self, name: str) -> str:
         return str(self._fs.join(self._records.path, "runs", *name.split("/")))
@@ -86,38 +74,40 @@ class Remote:
     def _sizes(self, paths: Mapping[str, str]) -> dict[str, int]:
         with self._refusing():
             found = self._fs.info(list(paths.values()), return_exceptions=True) if paths else []
-        sizes = {}
-        for name, info in zip(paths, found, strict=True):
-            if isinstance(info, FileNotFoundError | NotADirectoryError):
-                continue
-            if isinstance(info, BaseException):
-                raise self.refuse(info)
-            sizes[name] = int(info["size"])
-        return sizes
+            sizes = {}
+            for name, info in zip(paths, found, strict=True):
+                if isinstance(info, BaseException) and not isinstance(info, FileNotFoundError | NotADirectoryError):
+                    raise info
+                if not isinstance(info, BaseException):
+                    sizes[name] = int(info["size"])
+            return sizes
 
     @contextmanager
-    def _sending(self, what: str, number: int) -> Iterator[tuple[Callable[[BaseException], None], Any]]:
-        """Return whom to tell of files that could not be sent, for DVC goes on with the others, and a progress bar."""
+    def _sending(self, what: str, number: int) -> Iterator[dict[str, Any]]:
+        """Yield DVC's options to show a progress bar and to go on with the other files when one cannot be sent."""
         from fsspec.callbacks import TqdmCallback
 
         errors: list[BaseException] = []
         style = {"desc": f"sending {what}", "unit": "file", "disable": None, "leave": False}
         with self._refusing(), TqdmCallback(tqdm_kwargs=style, size=number) as bar:
-            yield errors.append, bar
-        if errors:
-            raise self.refuse(errors[0])
+            yield {"callback": bar, "on_error": lambda *arguments: errors.append(arguments[-1])}
+            if errors:
+                raise errors[0]
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
+        """Turn what the remote, or the way to it, raises into a UserError."""
         try:
             yield
         except Exception as error:  # a remote fails in as many ways as there are remotes
-            raise self.refuse(error) from None
+            text = " ".join(str(error).split()) or "it gave no reason"
+            reason = f"{type(error).__name__}: {text[:300]}; {_remedy(error)}"
+            raise UserError(f"the remote {self} cannot be used: {reason}") from None
 
 
 @contextmanager
 def open_remote(root: Path, name: str | None, settings: Mapping[str, Any]) -> Iterator[Remote]:
-    """Open the remote `name` of the repository in `root`, or its default one. Raises UserError where it cannot be opened."""
+    """Open the remote `name` of the repository in `root`, by default its default remote. Raises UserError if that fails."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc_objects.fs.errors import RemoteMissingDepsError
@@ -125,14 +115,11 @@ def open_remote(root: Path, name: str | None, settings: Mapping[str, Any]) -> It
     known = sorted(settings["remote"])
     name = name or settings["core"].get("remote")
     if not name:
-        which = (
-            f"`dvc remote default {known[0]}` chooses one" if known else "`dvc remote add --default team URL` adds one"
-        )
-        raise UserError(f"no default remote is set: {which}")
+        command, what = (f"default {known[0]}", "chooses") if known else ("add --default team URL", "adds")
+        raise UserError(f"no default remote is set: `dvc remote {command}` {what} one")
     if name not in known:
-        raise UserError(
-            f"{name} is no remote of this repository: it has {', '.join(known) or 'none'}; `dvc remote add` adds one"
-        )
+        has = ", ".join(known) or "none"
+        raise UserError(f"{name} is no remote of this repository: it has {has}; `dvc remote add` adds one")
     scheme = settings["remote"][name]["url"].partition(":")[0]
     try:
         repository = Repo(str(root))
@@ -146,12 +133,6 @@ def open_remote(root: Path, name: str | None, settings: Mapping[str, Any]) -> It
         except DvcException as error:
             raise UserError(f"the remote {name} cannot be used: {error}") from None
         yield remote
-
-
-def _local_files() -> Any:
-    from dvc_objects.fs.local import localfs
-
-    return localfs
 
 
 def _remedy(error: BaseException) -> str:

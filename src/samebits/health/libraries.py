@@ -1,0 +1,57 @@
+"""The libraries that are installed, compared with those that the lock files pin."""
+
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from samebits.health.check_result import CheckResult, listed, note, ok, wrong
+from samebits.paths import PINS
+
+INSTALL = "run `pip install -e .`"
+_OTHER_PINS = "requirements.lock"
+
+
+def check_compute(root: Path) -> Iterator[CheckResult]:
+    """Check the libraries that decide numbers: any other version is wrong."""
+    number, differing, missing = _differences(root / PINS)
+    if differing or missing:
+        yield wrong(f"{PINS}, which decides numbers: {', '.join(missing + differing)}", INSTALL)
+    else:
+        yield ok(f"the {number} libraries of {PINS} are installed as pinned")
+
+
+def check_others(root: Path) -> Iterator[CheckResult]:
+    """Check the libraries that decide no number: a missing one is wrong, another version only worth a note."""
+    number, differing, missing = _differences(root / _OTHER_PINS)
+    if named := missing + differing:
+        what = f"{_OTHER_PINS}, which decides no number: {len(named)} of {number} libraries differ: {listed(named)}"
+        yield (wrong if missing else note)(what, INSTALL)
+    else:
+        yield ok(f"the {number} libraries of {_OTHER_PINS} are installed as pinned")
+
+
+def check_torchvision() -> Iterator[CheckResult]:
+    """Check that torchvision can be imported beside the installed PyTorch."""
+    try:
+        import samebits.data.vision  # noqa: F401
+    except Exception as error:  # a torchvision that does not fit its PyTorch raises anything
+        yield wrong(f"torchvision cannot be imported beside PyTorch ({' '.join(str(error).split())})", INSTALL)
+    else:
+        yield ok(f"torchvision {version('torchvision')} works beside PyTorch {version('torch')}")
+
+
+def _differences(lock: Path) -> tuple[int, list[str], list[str]]:
+    """Return how many libraries `lock` pins, which of them have another version, and which are missing."""
+    from samebits import runtime
+
+    pins = runtime.pins(lock)
+    differing, missing = [], []
+    for pin in pins:
+        try:
+            installed = version(pin.name)
+        except PackageNotFoundError:
+            missing.append(f"{pin.name} is not installed")
+            continue
+        if not pin.specifier.contains(installed, prereleases=True):
+            differing.append(f"{pin.name} is {installed}, not {str(pin.specifier).removeprefix('==')}")
+    return len(pins), differing, missing
