@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from samebits.comparison import compare, predicted, selection
-from samebits.comparison.compare import OfNetworks, OfSeeds
+from samebits import paths
+from samebits.comparison import outcome, predicted, selection
+from samebits.comparison.outcome import NetworkComparison, SeedComparison
 from samebits.errors import UserError
 from samebits.evaluation import predictions
 from tests.conftest import Repository
@@ -65,7 +66,7 @@ def refused(repository: Repository, *arguments: str) -> str:
 def refusal(repository: Repository, a: str, b: str, with_seeds: bool = False) -> str:
     """Return the one line with which a comparison is refused."""
     with pytest.raises(UserError) as error:
-        compare.compare(repository.root, a, b, with_seeds)
+        outcome.compare(repository.root, a, b, with_seeds)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -75,7 +76,7 @@ def test_two_networks_in_every_form(family: Repository) -> None:
     shown = family.run("samebits", "compare", "main", "fast-0")
     assert "B differs in: train.momentum 0.9 → 0.8" in shown.stdout
     assert "On these 400 images network B is right on " in shown.stdout
-    assert "Whether the change caused it, one training each cannot say: run seeds." in shown.stdout
+    assert "Whether the change caused it, one training per side cannot tell: run more seeds." in shown.stdout
     assert "accuracy, %" in shown.stdout and "p (Holm)" in shown.stdout and "crescent" in shown.stdout
 
     values = json.loads(family.run("samebits", "compare", "main", "fast-0", "--json").stdout)
@@ -99,24 +100,26 @@ def test_worse_is_an_exit_code(family: Repository) -> None:
     assert family.run(*compared, "--fail-if-worse", ok=False).returncode == 1
     assert family.run(*compared, "--fail-if-worse", "50").returncode == 0
     assert family.run("samebits", "compare", "slow-0", "fast-0", "--fail-if-worse").returncode == 0
-    wrong = family.run(*compared, "--fail-if-worse", "-3", ok=False)
-    assert wrong.returncode == 2 and "percentage points" in wrong.stderr
+    for points in ("-3", "300", "nan", "few"):
+        wrong = family.run(*compared, "--fail-if-worse", points, ok=False)
+        assert wrong.returncode == 2 and wrong.stdout == "" and len(wrong.stderr.splitlines()) == 1
+        assert "percentage points" in wrong.stderr or points in ("-3", "few")
 
 
 def test_groups_of_seeds_by_pattern(family: Repository) -> None:
-    compared = compare.compare(family.root, "slow-*", "fast-?", False)
-    assert isinstance(compared, OfSeeds)
+    compared = outcome.compare(family.root, "slow-*", "fast-?", False)
+    assert isinstance(compared, SeedComparison)
     assert [result.revision.name for result in compared.a] == ["slow-0", "slow-1", "slow-2"]
     assert compared.accuracy.p is not None and compared.accuracy.p < 0.05
     assert compared.verdict.startswith("B is better by ") and compared.differences == ["train.momentum 0.9 → 0.8"]
     assert not compared.is_worse(0)
-    turned = compare.compare(family.root, "fast-*", "slow-*", False)
+    turned = outcome.compare(family.root, "fast-*", "slow-*", False)
     assert turned.verdict.startswith("B is worse by ") and turned.is_worse(0) and not turned.is_worse(60)
 
 
 def test_groups_of_seeds_found_by_themselves(family: Repository) -> None:
-    compared = compare.compare(family.root, "main", "fast-1", True)
-    assert isinstance(compared, OfSeeds)
+    compared = outcome.compare(family.root, "main", "fast-1", True)
+    assert isinstance(compared, SeedComparison)
     assert [selection.predicted.seed(result.revision) for result in compared.a] == ["0", "1", "2"]
     assert compared.a[0].revision.name == "main"  # and not slow-0, the same training once more
     assert [result.revision.name for result in compared.b] == ["fast-0", "fast-1", "fast-2"]
@@ -124,20 +127,20 @@ def test_groups_of_seeds_found_by_themselves(family: Repository) -> None:
 
 
 def test_too_few_seeds_are_said_to_be_too_few(family: Repository) -> None:
-    compared = compare.compare(family.root, "slow-0", "fast-*", False)
+    compared = outcome.compare(family.root, "slow-0", "fast-*", False)
     assert "1 training against 3 are too few" in compared.verdict and not compared.is_worse(0)
 
 
 def test_two_seeds_of_one_recipe_never_speak_of_a_recipe(family: Repository) -> None:
-    compared = compare.compare(family.root, "slow-0", "slow-1", False)
-    assert isinstance(compared, OfNetworks) and compared.differences == []
+    compared = outcome.compare(family.root, "slow-0", "slow-1", False)
+    assert isinstance(compared, NetworkComparison) and compared.differences == []
     assert "nothing but the seed" in compared.verdict and "recipe" not in compared.verdict
 
 
 def test_the_workspace_is_compared_as_it_is_recorded(family: Repository) -> None:
-    compared = compare.compare(family.root, "fast-0", "workspace", False)
-    main = compare.compare(family.root, "fast-0", "main", False)
-    assert isinstance(compared, OfNetworks) and isinstance(main, OfNetworks)
+    compared = outcome.compare(family.root, "fast-0", "workspace", False)
+    main = outcome.compare(family.root, "fast-0", "main", False)
+    assert isinstance(compared, NetworkComparison) and isinstance(main, NetworkComparison)
     assert compared.pair.overall == main.pair.overall and compared.verdict == main.verdict
 
 
@@ -199,7 +202,7 @@ def test_own_images_are_told_apart_whatever_else_differs(fresh: Repository, tmp_
         fresh.commit(name)
     assert "have different test sets" in refused(fresh, "main", "replaced")
     first, other = (selection.find(fresh.root, name) for name in ("main", "replaced"))
-    expected = ["train.learning_rate 0.001 → 0.002", str(images), predicted.DESCRIPTION]
+    expected = ["train.learning_rate 0.001 → 0.002", str(images), paths.DATASET]
     assert predicted.differences(first, other) == expected
 
     a, b = predicted.load(first), predicted.load(other)
@@ -224,14 +227,14 @@ def test_what_is_missing_comes_from_the_remote_or_is_named(family: Repository, t
     repository = Repository(root)
     repository.run("dvc", "remote", "add", "--default", "team", str(tmp_path / "remote"))
     repository.run("dvc", "push", "--all-branches")
-    expected = compare.compare(root, "fast-0", "main", False).verdict
+    expected = outcome.compare(root, "fast-0", "main", False).verdict
     lock = yaml.safe_load((root / "dvc.lock").read_text())
     (md5,) = [out["md5"] for out in lock["stages"]["evaluate"]["outs"] if out["path"] == PREDICTIONS]
     cached = root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
     cached.chmod(0o644)
     cached.unlink()
     (root / PREDICTIONS).unlink()
-    assert compare.compare(root, "fast-0", "main", False).verdict == expected
+    assert outcome.compare(root, "fast-0", "main", False).verdict == expected
     assert not (root / PREDICTIONS).exists()
     cached.unlink(missing_ok=True)
     shutil.rmtree(tmp_path / "remote")

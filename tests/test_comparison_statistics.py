@@ -213,7 +213,7 @@ def test_verdict_on_two_networks_speaks_of_images_and_never_of_the_recipe() -> N
     better = pairs(5000, 104, 146, 4750)
     assert verdict.of_networks(better, 400, False) == (
         "On these 10,000 images network B is right on 42 more (95 %: 11 to 73). "
-        "Whether the change caused it, one training each cannot say: run seeds."
+        "Whether the change caused it, one training per side cannot tell: run more seeds."
     )
     worse = verdict.of_networks(pairs(5000, 146, 104, 4750), 400, True)
     assert "network B is right on 42 fewer (95 %: 11 to 73)." in worse and "nothing but the seed" in worse

@@ -33,7 +33,7 @@ from tests.test_predict import expected, trained
 
 
 def converted(checkpoint: Checkpoint, path: Path) -> onnxruntime.InferenceSession:
-    onnx.save_model(onnx_export.convert(Trained(checkpoint, "0" * 32, None)), str(path))
+    onnx.save_model(onnx_export.convert(Trained(checkpoint, "0" * 32)), str(path))
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 

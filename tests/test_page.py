@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from samebits import checkpoint, results
-from samebits.comparison import compare
+from samebits.comparison import outcome
 from samebits.data import prepared
 from samebits.data.normalization import Normalization
 from samebits.data.raw import RawSplit
@@ -94,12 +94,12 @@ def test_a_comparison_beside_the_result(result: Repository, browser: Browser) ->
     predictions.write(root / "data/evaluation/predictions.csv", shifted, table.labels, table.class_names)
     result.run("dvc", "commit", "--force", "evaluate")
     result.commit("B")
-    compared = compare.compare(root, "before", "main", False)
+    compared = outcome.compare(root, "before", "main", False)
     page.write_comparison(compared, root / "comparison.html")
     seen = look_at(browser, root / "comparison.html")
     text = " ".join(seen["text"].split())
     assert compared.verdict in text and "Images that flipped" in text and "Now right" in text and "Now wrong" in text
-    assert isinstance(compared, compare.OfNetworks)
+    assert isinstance(compared, outcome.NetworkComparison)
     source = (root / "comparison.html").read_text()
     flips = len(compared.pair.flipped_to_wrong)
     assert flips > 0 and len(re.findall(r'alt="Test image \d+, \w+: A says', source)) == min(flips, 12) + min(
@@ -112,7 +112,7 @@ def test_a_comparison_beside_the_result(result: Repository, browser: Browser) ->
 
 def test_seeds_against_seeds_on_one_page(result: Repository, browser: Browser, tmp_path: Path) -> None:
     here = results.workspace(result.root)
-    compared = compare.of_seeds([here] * 3, [here] * 4)
+    compared = outcome.compare_seeds([here] * 3, [here] * 4)
     page.write_comparison(compared, tmp_path / "seeds.html")
     text = " ".join(look_at(browser, tmp_path / "seeds.html")["text"].split())
     assert "Seeds against seeds" in text and compared.verdict in text and "A (3 seeds)" in text

@@ -2,11 +2,12 @@
 
 import json
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Repository, stages_run
+from tests.conftest import PROJECT, Repository, stages_run
 
 # A proxy that refuses every connection: no network, wherever the tests run.
 OFFLINE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
@@ -117,3 +118,41 @@ def test_a_lock_that_is_not_the_result_of_this_code_is_found_in_a_bare_clone(don
     loop.write_text(loop.read_text() + "# changed\n")
     failed = clone.run("make", "--old-file=.venv/installed", "check-lock", ok=False)
     assert failed.returncode != 0 and "(train: src/samebits/training)" in failed.stderr
+
+
+def test_a_run_without_work_imports_neither_pytorch_nor_mlflow(done: Repository) -> None:
+    done.run("samebits", "run")  # which notes on the MLflow run that this commit gave the result too
+    quick = done.run("samebits", "run", PYTHONPROFILEIMPORTTIME="1")
+    imported = {line.rpartition("|")[2].strip() for line in quick.stderr.splitlines()}
+    assert "samebits.quickstart" in imported and not {"torch", "mlflow", "matplotlib"} & imported
+    assert "accuracy" in quick.stdout
+    # A run that lacks something is completed, and one that is gone is written again.
+    (listed,) = (done.root / "mlartifacts").rglob("outputs.json")
+    listed.unlink()
+    done.run("samebits", "run")
+    assert listed.is_file()
+    (done.root / "mlflow.db").unlink()
+    done.run("samebits", "run")
+    assert done.run("samebits", "track").stdout.endswith(": 0 new, 0 completed, 1 there already\n")
+
+
+def test_the_version_is_told() -> None:
+    told = Repository(PROJECT).run("samebits", "--version")
+    assert told.stdout == f"samebits {version('samebits')}\n" and told.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "command", [(), ("rnu",), ("predict",), ("export", "--format"), ("verify", "--run"), ("compare", "A")]
+)
+def test_a_usage_mistake_is_one_line(command: tuple[str, ...], tmp_path: Path) -> None:
+    failed = Repository(tmp_path).run("samebits", *command, ok=False)
+    assert failed.returncode == 2 and failed.stdout == ""
+    (line,) = failed.stderr.splitlines()
+    assert line.startswith("error: ") and line.endswith(" --help`")
+
+
+def test_help_names_every_command_and_what_it_does() -> None:
+    output = Repository(PROJECT).run("samebits", "--help").stdout
+    commands = dict(line.split(maxsplit=1) for line in output.partition("Commands:\n")[2].splitlines())
+    assert list(commands)[:3] == ["run", "verify", "check"] and {"compare", "predict", "register"} <= set(commands)
+    assert all(text.endswith(".") and not text.endswith("...") for text in commands.values())

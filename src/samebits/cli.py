@@ -1,252 +1,279 @@
-"""The `samebits` command: what DVC and MLflow have no command for."""
+"""The `samebits` command: what DVC and MLflow have no command for.
 
-import argparse
+Each command imports what it needs when it runs, so that `samebits run` without work imports neither PyTorch nor MLflow.
+"""
+
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from samebits import atomic, quickstart
-from samebits.errors import UserError, as_one_line
-from samebits.repository import git
+import click
+from click import argument, option
+
+from samebits import atomic, paths
+from samebits.errors import UserError, as_one_line, printable
+
+_PATH = click.Path(path_type=Path)
+
+
+class _Command(click.Command):
+    """A command that ends with one line on stderr and the exit code `mistake` if the user made one."""
+
+    def __init__(self, *args: Any, mistake: int = 1, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._mistake = mistake
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command and return its exit code."""
+        with as_one_line(self._mistake):
+            return super().invoke(ctx)
+
+
+class _Commands(click.Group):
+    command_class = _Command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands in the order of this file."""
+        return list(self.commands)
+
+
+@click.group(cls=_Commands, no_args_is_help=False)
+@click.version_option(package_name="samebits", message="%(prog)s %(version)s")
+def samebits() -> None:
+    """Reproduce, compare, use and share the results of this pipeline: what DVC and MLflow have no command for."""
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on stderr and the command's own exit code."""
-    parser = argparse.ArgumentParser(prog="samebits", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("run", help="get the data, run the pipeline, show the result")
-    command.set_defaults(action=run, mistake=1)
-    command = commands.add_parser(
-        "verify",
-        help="run a revision once more, from nothing, and compare every output with its dvc.lock",
-        epilog="Exit code: 0 identical, 1 different, 2 could not be run.",
-    )
-    command.add_argument(
-        "revision", metavar="REV", nargs="?", help="commit, branch, tag or DVC experiment; HEAD without one"
-    )
-    command.add_argument("--run", metavar="RUN_ID", help="an MLflow run in place of a revision")
-    command.add_argument(
-        "--keep", action="store_true", help="with --run: leave the clone that it ran in, to work there"
-    )
-    command.add_argument("--yes", action="store_true", help="with --run: run its code without being asked")
-    command.add_argument("--stage", metavar="NAME", help="run no further than this stage")
-    command.set_defaults(action=verify, mistake=2)
-    command = commands.add_parser("check", help="check the health of this clone and name the remedies")
-    command.add_argument("--repair", action="store_true", help="remove damaged objects from DVC's cache")
-    command.set_defaults(action=check, mistake=1)
-    command = commands.add_parser(
-        "share", help="send a DVC remote what a colleague needs to restore any result known here"
-    )
-    command.add_argument(
-        "--to", metavar="REMOTE", help="the name of a DVC remote; the default one where it is left out"
-    )
-    command.set_defaults(action=share, mistake=1)
-    command = commands.add_parser("track", help="make sure that MLflow holds the run of each result")
-    command.add_argument(
-        "revisions",
-        metavar="REV",
-        nargs="*",
-        help="commits, branches, tags or DVC experiments; without one, the workspace",
-    )
-    command.add_argument("--all", action="store_true", help="every commit and experiment")
-    command.set_defaults(action=track, mistake=1)
-    command = commands.add_parser(
-        "compare",
-        help="tell whether one result, or one group of seeds, is better than another, or whether that is noise",
-        description="A and B: a commit, branch, tag, DVC experiment or `workspace`; or a pattern of experiments' names, as in "
-        "'lab-*', which differ in nothing but the seed.",
-        epilog="Exit code: 0, also where nothing can be told; 1 B is worse (--fail-if-worse); 2 could not be compared.",
-    )
-    command.add_argument("a", metavar="A", help="what is compared with")
-    command.add_argument("b", metavar="B", help="what is compared")
-    command.add_argument(
-        "--seeds",
-        action="store_true",
-        help="A and B stand for all results that differ from them in nothing but the seed",
-    )
-    output = command.add_mutually_exclusive_group()
-    output.add_argument("--json", dest="format", action="store_const", const="json", help="print JSON")
-    output.add_argument(
-        "--markdown", dest="format", action="store_const", const="markdown", help="print Markdown, for a pull request"
-    )
-    command.add_argument(
-        "--html", metavar="FILE", nargs="?", const="comparison.html", help="write a page too (comparison.html)"
-    )
-    command.add_argument(
-        "--fail-if-worse",
-        metavar="POINTS",
-        nargs="?",
-        type=_points,
-        const=0.0,
-        help="exit with 1 where the whole 95 %% interval says that B's accuracy is lower by more than POINTS (0) percentage points",
-    )
-    command.set_defaults(action=compare, mistake=2, format="terminal")
-    command = commands.add_parser("report", help=f"write a page about a result: {quickstart.REPORT}")
-    command.add_argument(
-        "revision",
-        metavar="REV",
-        nargs="?",
-        default="workspace",
-        help="commit, branch, tag, DVC experiment or `workspace`",
-    )
-    command.add_argument("--against", metavar="REV", help="show the comparison with this result beside it")
-    command.add_argument(
-        "--output", metavar="FILE", default=quickstart.REPORT, help=f"where to write it ({quickstart.REPORT})"
-    )
-    command.set_defaults(action=report, mistake=1)
-    command = commands.add_parser("predict", help="apply the trained network to images of any format and size")
-    command.add_argument("paths", metavar="FILE|FOLDER", nargs="+", help="images, or folders with images below them")
-    _add_network(command)
-    command.add_argument("--top", metavar="K", type=int, default=3, help="name the K most probable classes (3)")
-    output = command.add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="write one JSON array")
-    output.add_argument("--csv", action="store_true", help="write CSV")
-    command.add_argument("--picture", metavar="PNG", type=Path, help="draw the first 40 images with their labels")
-    command.set_defaults(action=predict, mistake=1)
-    command = commands.add_parser("export", help="write the trained network as a file that other programs run")
-    _add_network(command)
-    command.add_argument("--format", choices=["onnx"], default="onnx", help="onnx, the only one so far")
-    command.add_argument(
-        "--output", metavar="FILE", type=Path, default=Path("data/export/model.onnx"), help="where to (%(default)s)"
-    )
-    command.set_defaults(action=export, mistake=1)
-    command = commands.add_parser("register", help="register the trained network as an MLflow model, to be served")
-    command.add_argument("name", metavar="NAME", nargs="?", default="samebits", help="of the model (samebits)")
-    command.add_argument("--rev", metavar="REV", help="the network of this commit, branch, tag or DVC experiment")
-    command.set_defaults(action=register, mistake=1)
-    arguments = parser.parse_args()
-    with as_one_line(arguments.mistake):
-        sys.exit(arguments.action(Path.cwd(), arguments))
+    """Run the command line; a usage mistake is one line on stderr and exit code 2."""
+    try:
+        sys.exit(samebits.main(prog_name="samebits", standalone_mode=False))
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "samebits"
+        message = printable(error.format_message().rstrip("."))
+        print(f"error: {message}: see `{command} --help`", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except click.Abort:  # Ctrl-C before a command has begun
+        sys.exit(130)
 
 
-def verify(folder: Path, arguments: argparse.Namespace) -> int:
-    """Run a revision once more, from nothing, and compare its outputs with what it recorded."""
-    from samebits.proof.verify import verify, verify_run  # here, for `samebits run` has no use for them
+@samebits.command()
+def run() -> int:
+    """Get the data, run the pipeline, show the result."""
+    from samebits import quickstart
 
-    is_run = arguments.run is not None
-    if is_run and arguments.revision is not None:
+    return quickstart.run(Path.cwd())
+
+
+@samebits.command(mistake=2, epilog="Exit code: 0 identical, 1 different, 2 could not be run.")
+@argument("revision", metavar="[REV]", required=False, help="Commit, branch, tag or DVC experiment (HEAD).")
+@option("--run", "run_id", metavar="RUN_ID", help="Verify an MLflow run instead of a revision.")
+@option("--keep", is_flag=True, help="With --run: keep the clone that it ran in, to work there.")
+@option("--yes", is_flag=True, help="With --run: run its code without asking.")
+@option("--stage", metavar="NAME", help="Stop after this stage.")
+def verify(revision: str | None, run_id: str | None, keep: bool, yes: bool, stage: str | None) -> int:
+    """Run a revision again from nothing and compare each output.
+
+    All stages run in a clean clone; every output is compared with what the revision's dvc.lock records.
+    """
+    from samebits.proof import verify as proof
+
+    if run_id is None:
+        if yes:
+            raise UserError("--yes goes with --run: a revision of your own clone runs unasked")
+        if keep:
+            raise UserError("--keep goes with --run; a revision's own worktree is made by `git worktree add`")
+        return proof.verify(Path.cwd(), revision or "HEAD", stage)
+    if revision is not None:
         raise UserError("give a revision or a run, not both")
-    if arguments.yes and not is_run:
-        raise UserError("--yes goes with --run: a revision of your own clone runs unasked")
-    if arguments.keep and not is_run:
-        raise UserError("--keep goes with --run; a revision's own worktree is made by `git worktree add`")
-    if is_run:
-        return verify_run(folder, arguments.run, arguments.keep, arguments.stage, arguments.yes)
-    return verify(folder, arguments.revision or "HEAD", arguments.stage)
+    return proof.verify_run(Path.cwd(), run_id, keep, stage, yes)
 
 
-def check(root: Path, arguments: argparse.Namespace) -> int:
-    """Check the health of a clone and name the remedy of each thing that is wrong."""
-    from samebits.health.check import check  # here, for `samebits run` has no use for it
+@samebits.command()
+@option("--repair", is_flag=True, help="Remove damaged objects from DVC's cache.")
+def check(repair: bool) -> int:
+    """Check the health of this clone and name the remedies."""
+    from samebits.health.check import check
 
-    return check(root, arguments.repair)
-
-
-def share(root: Path, arguments: argparse.Namespace) -> int:
-    """Send a DVC remote what a colleague needs to restore any result that this repository knows."""
-    from samebits.repository.sharing import share  # here, for `samebits run` has no use for it
-
-    return share(root, arguments.to)
+    return check(Path.cwd(), repair)
 
 
-def track(root: Path, arguments: argparse.Namespace) -> int:
+@samebits.command()
+@option("--to", "remote", metavar="REMOTE", help="Name of a DVC remote (the default one).")
+def share(remote: str | None) -> int:
+    """Send a DVC remote all that restores the results known here."""
+    from samebits.repository.sharing import share
+
+    return share(Path.cwd(), remote)
+
+
+@samebits.command()
+@argument("revisions", metavar="[REV]...", nargs=-1, help="Commits, branches, tags, experiments (the workspace).")
+@option("--all", "everything", is_flag=True, help="Every commit and experiment.")
+def track(revisions: tuple[str, ...], everything: bool) -> int:
     """Make sure that MLflow holds the run of each result."""
-    from samebits.tracking import backfill, store  # here, for importing MLflow takes a second
+    from samebits.tracking import backfill, store
 
-    if arguments.all and arguments.revisions:
+    if everything and revisions:
         raise UserError("--all already means every revision: leave out the others")
-    counts = backfill.track(root, arguments.revisions, arguments.all)
+    counts = backfill.track(Path.cwd(), revisions, everything)
     there = f"{counts['new']} new, {counts['completed']} completed, {counts['there']} there already"
-    if counts["left out"]:
-        there += f"; {counts['left out']} without a complete result left out"
-    print(f"runs in {store.without_password(store.tracking_uri(root))}: {there}")
+    there += f"; {counts['left out']} without a complete result left out" if counts["left out"] else ""
+    print(f"runs in {store.without_password(store.tracking_uri(Path.cwd()))}: {there}")
     return 0
 
 
-def compare(folder: Path, arguments: argparse.Namespace) -> int:
-    """Compare two results or two groups of seeds; 1 where B is worse and that was asked for."""
-    from samebits.comparison.compare import compare  # here, for `samebits run` has no use for it
-    from samebits.reporting import comparison_tables as shown
+def _points(_context: click.Context, _option: click.Parameter, points: float | None) -> float | None:
+    if points is not None and not 0 <= points <= 100:
+        raise click.BadParameter(f"{points} is no number of percentage points from 0 to 100")
+    return points
 
-    if arguments.html:
-        atomic.require_writable(folder / arguments.html)
-    compared = compare(_repository(folder), arguments.a, arguments.b, arguments.seeds)
-    if arguments.html:
+
+@samebits.command(mistake=2, epilog="Exit code: 0, 1 if B is worse (--fail-if-worse), 2 if they could not be compared.")
+@argument("a", metavar="A", help="The result to compare with.")
+@argument("b", metavar="B", help="The result to judge.")
+@option("--seeds", is_flag=True, help="A and B stand for all results that differ from them in the seed alone.")
+@option("--json", is_flag=True, help="Print JSON.")
+@option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
+@option(
+    "--html", metavar="[FILE]", is_flag=False, flag_value="comparison.html", help="Write a page too: comparison.html."
+)
+@option(
+    "--fail-if-worse",
+    metavar="[POINTS]",
+    type=float,
+    is_flag=False,
+    flag_value="0",
+    callback=_points,
+    help="Exit with 1 if the whole 95 % interval says that B's accuracy is lower by more than POINTS (0) percentage points.",
+)
+def compare(
+    a: str, b: str, seeds: bool, json: bool, markdown: bool, html: str | None, fail_if_worse: float | None
+) -> int:
+    """Tell whether B is better than A, or whether that is noise.
+
+    A and B: a commit, branch, tag, DVC experiment or `workspace`; or a pattern of experiments' names, such as 'lab-*',
+    which differ in nothing but the seed.
+    """
+    from samebits.comparison import outcome
+    from samebits.reporting import comparison_tables
+
+    _require_one(json=json, markdown=markdown)
+    if html:
+        atomic.require_writable(Path(html))
+    compared = outcome.compare(_repository(), a, b, seeds)
+    if html:
         from samebits.reporting import page
 
-        page.write_comparison(compared, folder / arguments.html)
-        print(f"page: {arguments.html}", file=sys.stderr)
+        page.write_comparison(compared, Path(html))
+        print(f"page: {html}", file=sys.stderr)
+    shown = comparison_tables.FORMATS["json" if json else "markdown" if markdown else "terminal"](compared)
     try:
-        print(shown.FORMATS[arguments.format](compared), flush=True)
-    except BrokenPipeError:  # whoever reads has had enough, as `head` has; Python would complain again at its end
+        print(shown, flush=True)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough: the exit code still tells
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return int(arguments.fail_if_worse is not None and compared.is_worse(arguments.fail_if_worse))
+    return int(fail_if_worse is not None and compared.is_worse(fail_if_worse))
 
 
-def report(folder: Path, arguments: argparse.Namespace) -> int:
-    """Write the page of a result, with the comparison with another one where that is asked for."""
-    from samebits.comparison import compare, selection
+@samebits.command()
+@argument("revision", metavar="[REV]", default="workspace", help="Commit, branch, tag, experiment or `workspace`.")
+@option("--against", metavar="REV", help="Show the comparison with this result beside it.")
+@option("--output", metavar="FILE", default=paths.REPORT, show_default=True, help="Where to write it.")
+def report(revision: str, against: str | None, output: str) -> int:
+    """Write a page about a result: report.html."""
+    from samebits.comparison import outcome, selection
     from samebits.reporting import page
 
-    root, path = _repository(folder), folder / arguments.output
-    atomic.require_writable(path)  # here, for a comparison takes its time before the page is begun
-    revision = selection.find(root, arguments.revision)
-    if arguments.against is None:
-        page.write_result(revision, path)
+    root, path = _repository(), Path(output)
+    atomic.require_writable(path)  # before the comparison, which takes its time
+    result = selection.find(root, revision)
+    if against is None:
+        page.write_result(result, path)
     else:
-        page.write_comparison(compare.of_networks(selection.find(root, arguments.against), revision), path)
-    print(f"page: {arguments.output}")
+        page.write_comparison(outcome.compare_networks(selection.find(root, against), result), path)
+    print(f"page: {output}")
     return 0
 
 
-def predict(folder: Path, arguments: argparse.Namespace) -> int:
-    """Apply the trained network to images."""
-    from samebits.prediction import command  # here, for `samebits run` has no use for it
-
-    return command.run(folder, arguments)
+_REV = option("--rev", metavar="REV", help="The network of this commit, branch, tag or DVC experiment.")
+_CHECKPOINT = option("--checkpoint", metavar="FILE", type=_PATH, help="The network in this file, whoever made it.")
 
 
-def export(folder: Path, arguments: argparse.Namespace) -> int:
-    """Write the trained network as an ONNX model."""
+@samebits.command()
+@argument("files", metavar="FILE|FOLDER...", nargs=-1, required=True, help="Images, or folders that hold images.")
+@_REV
+@_CHECKPOINT
+@option("--top", metavar="K", type=int, default=3, show_default=True, help="Name the K most probable classes.")
+@option("--json", is_flag=True, help="Write one JSON array.")
+@option("--csv", is_flag=True, help="Write CSV.")
+@option("--picture", metavar="PNG", type=_PATH, help="Draw the first 40 images with their labels.")
+def predict(
+    files: tuple[str, ...],
+    rev: str | None,
+    checkpoint: Path | None,
+    top: int,
+    json: bool,
+    csv: bool,
+    picture: Path | None,
+) -> int:
+    """Apply the trained network to images of any format and size."""
+    from samebits.prediction import batch, trained
+
+    _require_one(rev=rev, checkpoint=checkpoint)
+    _require_one(json=json, csv=csv)
+    batch.require_options(top, picture)
+    network = trained.load(Path.cwd(), rev, checkpoint)
+    return batch.predict_files(network, files, "json" if json else "csv" if csv else "text", top, picture)
+
+
+@samebits.command()
+@_REV
+@_CHECKPOINT
+@option("--output", metavar="FILE", type=_PATH, default=paths.EXPORTED, show_default=True, help="Where to write it.")
+def export(rev: str | None, checkpoint: Path | None, output: Path) -> int:
+    """Write the trained network as an ONNX file for other programs."""
     from samebits.prediction import onnx_export, trained
 
-    onnx_export.export(folder, trained.load(folder, arguments.rev, arguments.checkpoint), arguments.output)
+    _require_one(rev=rev, checkpoint=checkpoint)
+    onnx_export.export(Path.cwd(), trained.load(Path.cwd(), rev, checkpoint), output)
     return 0
 
 
-def register(folder: Path, arguments: argparse.Namespace) -> int:
-    """Register the trained network as an MLflow model."""
+@samebits.command()
+@argument("name", metavar="[NAME]", default="samebits", help="Of the model (samebits).")
+@_REV
+def register(name: str, rev: str | None) -> int:
+    """Register the trained network as an MLflow model, to be served."""
     from samebits.prediction import registration, trained
 
-    registration.register(folder, trained.load(folder, arguments.rev), arguments.name)
+    registration.register(Path.cwd(), trained.load(Path.cwd(), rev), name)
     return 0
 
 
-def _add_network(command: argparse.ArgumentParser) -> None:
-    network = command.add_mutually_exclusive_group()
-    network.add_argument("--rev", metavar="REV", help="the network of this commit, branch, tag or DVC experiment")
-    network.add_argument("--checkpoint", metavar="FILE", type=Path, help="the network in this file, whoever made it")
+@samebits.command()
+def link() -> int:
+    """Link the code of each recipe of params.yaml in recipes/, so that DVC knows what it depends on."""
+    from samebits import params, recipe_links
+
+    root = _repository()
+    for made in recipe_links.create(root, params.load(root / paths.PARAMETERS).recipes):
+        print(made)
+    return 0
 
 
-def run(root: Path, _: argparse.Namespace) -> int:
-    """Get the data, run the pipeline and show the result."""
-    return quickstart.run(root)
+def _require_one(**given: object) -> None:
+    """Raise UsageError if two options that exclude each other are given."""
+    named = [f"--{name}" for name, value in given.items() if value]
+    if len(named) > 1:
+        raise click.UsageError(f"{' and '.join(named)} exclude each other", click.get_current_context())
 
 
-def _repository(folder: Path) -> Path:
-    if root := git.top_folder(folder):
+def _repository() -> Path:
+    from samebits.repository import git
+
+    if root := git.top_folder(Path.cwd()):
         return root
-    raise UserError(f"{folder} is in no git repository: run this in a clone of samebits")
-
-
-def _points(text: str) -> float:
-    try:
-        points = float(text)
-    except ValueError:
-        points = -1.0
-    if not 0 <= points <= 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of percentage points from 0 to 100")
-    return points
+    raise UserError(f"{Path.cwd()} is in no git repository: run this in a clone of samebits")
 
 
 if __name__ == "__main__":

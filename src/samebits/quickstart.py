@@ -3,26 +3,26 @@
 import hashlib
 import json
 import os
+import sqlite3
 import sys
+from contextlib import closing, suppress
 from pathlib import Path
 
-from samebits import params, results
+from samebits import params, paths, results, tracking
 from samebits.data.sources import cifar10
 from samebits.errors import UserError
 from samebits.reporting import terminal
 from samebits.repository import dvc_command, git
 
-REPORT = "report.html"
-
 
 def run(root: Path) -> int:
     """Get the data, run the pipeline and show the result; without CIFAR-10, an experiment on the embedded data.
 
-    Gives the exit code. Raises UserError where `root` is no clone of the project.
+    Returns the exit code. Raises UserError if `root` is no clone of the project.
     """
-    if not (root / "dvc.yaml").is_file():
+    if not (root / paths.PIPELINE).is_file():
         raise UserError(f"{root} has no dvc.yaml: run this in the root of a clone of samebits")
-    settings = params.load(root / "params.yaml")
+    settings = params.load(root / paths.PARAMETERS)
     raw = root / settings.data.path
     if settings.data.source == "cifar10" and not cifar10.is_available(raw) and dvc_command.has_to_run(root, "prepare"):
         try:
@@ -32,21 +32,22 @@ def run(root: Path) -> int:
     before = _lock(root)
     if code := dvc_command.reproduce(root):
         return code
-    _keep_run(root, [])
-    report = root / REPORT
+    if not _has_mlflow_run(root):
+        _track(root, [])
+    report = root / paths.REPORT
     if _lock(root) != before or not report.is_file():
         _write_report(results.workspace(root), report)
-    measured = json.loads((root / "metrics/evaluate.json").read_text(encoding="utf-8"))
+    measured = json.loads((root / paths.METRICS).read_text(encoding="utf-8"))
     print(f"\n{settings.recipe} on {settings.data.source}, seed {settings.seed}")
     print(terminal.accuracy_table(measured))
     if sentence := _other_kind(root, measured["accuracy"]):
         print(sentence)
-    _say_where(root / "data/plots", report)
+    _print_files(root / paths.PLOTS, report)
     return 0
 
 
 def _run_on_shapes(root: Path, why: cifar10.DownloadFailed) -> int:
-    """Run the same pipeline on `shapes`, as an experiment: what git tracks stays as it is."""
+    """Run the same pipeline on `shapes`, as an experiment: the files in git stay as they are."""
     print(f"{why.reason}: running on shapes, the embedded data, as an experiment instead.", file=sys.stderr)
     head = git.commit(root)
     state = hashlib.sha256(head.encode() + git.diff(root, head) if head else b"").hexdigest()
@@ -54,22 +55,46 @@ def _run_on_shapes(root: Path, why: cifar10.DownloadFailed) -> int:
     is_known = name in dvc_command.experiments(root)
     if not is_known and (code := dvc_command.run_experiment(root, name, {"data.source": "shapes"})):
         return code
-    _keep_run(root, [name])
-    folder = root / "data/experiments" / name
+    _track(root, [name])
+    folder = root / paths.EXPERIMENTS / name
+    pictures, metrics, report = (folder / Path(each).name for each in (paths.PLOTS, paths.METRICS, paths.REPORT))
     folder.mkdir(parents=True, exist_ok=True)
-    for path in ("data/plots", "metrics/evaluate.json"):
-        dvc_command.fetch(root, name, path, folder / Path(path).name)
-    report = folder / REPORT
+    dvc_command.fetch(root, name, paths.PLOTS, pictures)
+    dvc_command.fetch(root, name, paths.METRICS, metrics)
     if not (is_known and report.is_file()):
         _write_report(results.find(root, name), report)
     print(f"\nexperiment {name} on shapes (not CIFAR-10)")
-    print(terminal.accuracy_table(json.loads((folder / "evaluate.json").read_text(encoding="utf-8"))))
-    _say_where(folder / "plots", report)
+    print(terminal.accuracy_table(json.loads(metrics.read_text(encoding="utf-8"))))
+    _print_files(pictures, report)
     return 0
 
 
-def _keep_run(root: Path, revisions: list[str]) -> None:
-    """See to it that the result has its run also where DVC took it from its cache; without one it is a result all the same."""
+def _has_mlflow_run(root: Path) -> bool:
+    """Tell, without importing MLflow (3 s), that a local database holds the whole run of this result and commit."""
+    result, uri = results.workspace(root), tracking.tracking_uri(root)
+    data_md5, checkpoint_md5 = result.md5(paths.DATASET), result.md5(paths.CHECKPOINT)
+    if not (uri.startswith("sqlite:///") and data_md5 and checkpoint_md5):
+        return False
+    content = tracking.content_md5(result.parameters(), data_md5, checkpoint_md5)
+    database = Path(uri.removeprefix("sqlite:///"))
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        found = connection.execute(
+            "SELECT run_uuid, commits.value FROM runs JOIN tags USING (run_uuid) JOIN tags AS commits USING (run_uuid) "
+            "WHERE status = 'FINISHED' AND lifecycle_stage = 'active' AND commits.key = 'samebits.commits' "
+            "AND tags.key = 'samebits.content' AND tags.value = ?",
+            (content,),
+        )
+        # The list of outputs is the last that a run gets.
+        return any(
+            {result.commit, f"{result.commit}-dirty"} & set(commits.split())
+            and (database.parent / paths.ARTIFACTS / run_id / "artifacts" / tracking.OUTPUTS).is_file()
+            for run_id, commits in found
+        )
+    return False
+
+
+def _track(root: Path, revisions: list[str]) -> None:
+    """Make sure that MLflow holds the run, even if DVC took the result from its cache; a failure costs a warning."""
     from samebits.tracking import backfill
 
     try:
@@ -79,18 +104,15 @@ def _keep_run(root: Path, revisions: list[str]) -> None:
 
 
 def _other_kind(root: Path, accuracy: float) -> str | None:
-    """Say how this machine differs from the recorded result's, where the same parameters were recorded by another."""
-    recorded = {
-        name: git.read(root, "HEAD", name)
-        for name in ("params.yaml", "metrics/environment.json", "metrics/evaluate.json")
-    }
-    if not all(recorded.values()) or recorded["params.yaml"] != (root / "params.yaml").read_bytes():
+    """Say how this machine differs from that of the recorded result, if another one recorded the same parameters."""
+    recorded = {name: git.read(root, "HEAD", name) for name in (paths.PARAMETERS, paths.ENVIRONMENT, paths.METRICS)}
+    if not all(recorded.values()) or recorded[paths.PARAMETERS] != (root / paths.PARAMETERS).read_bytes():
         return None
-    here = json.loads((root / "metrics/environment.json").read_text(encoding="utf-8"))
-    differences = terminal.differences(json.loads(recorded["metrics/environment.json"]), here)
+    here = json.loads((root / paths.ENVIRONMENT).read_text(encoding="utf-8"))
+    differences = terminal.differences(json.loads(recorded[paths.ENVIRONMENT]), here)
     if not differences:
         return None
-    before = json.loads(recorded["metrics/evaluate.json"])["accuracy"]
+    before = json.loads(recorded[paths.METRICS])["accuracy"]
     return (
         f"The recorded result comes from another kind of machine ({'; '.join(differences)}): "
         f"its accuracy is {100 * before:.2f} %, this one's {100 * accuracy:.2f} %."
@@ -98,15 +120,15 @@ def _other_kind(root: Path, accuracy: float) -> str | None:
 
 
 def _lock(root: Path) -> bytes:
-    path = root / "dvc.lock"
+    path = root / paths.LOCK
     return path.read_bytes() if path.is_file() else b""
 
 
 def _write_report(revision: results.Result, path: Path) -> None:
-    from samebits.reporting import page  # here, for a run that changes nothing has no use for it
+    from samebits.reporting import page  # imports PyTorch and matplotlib
 
     page.write_result(revision, path)
 
 
-def _say_where(pictures: Path, report: Path) -> None:
+def _print_files(pictures: Path, report: Path) -> None:
     print(f"report: {os.path.relpath(report)}   pictures: {os.path.relpath(pictures)}/*.png   tracking page: make ui")

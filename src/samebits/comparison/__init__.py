@@ -1,1 +1,1 @@
-"""Two results, or two groups of seeds: what their difference is worth."""
+"""Two results, or two groups of seeds: whether their difference is more than chance."""

@@ -1,10 +1,10 @@
 """One network against another on the same images: what each gets right, and whether the difference is chance.
 
-All of it speaks of these two networks. Two trainings of one recipe are two networks too, and differ.
+This says something of these two networks alone: two trainings of one recipe are two networks that differ.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ class Accuracies:
     """Accuracy of two networks on the same images, as shares; `difference` is B − A.
 
     `p` is that of McNemar's asymptotic test, and `difference` has the interval of the same test: it excludes 0 exactly when
-    p < ALPHA. In the accuracies of each class `p` alone is corrected, by Holm, so it may be above ALPHA all the same.
+    p < ALPHA. For a single class only `p` is corrected, by Holm, so it may exceed ALPHA even then.
     """
 
     num_images: int
@@ -36,15 +36,15 @@ class Accuracies:
 
     @property
     def is_significant(self) -> bool:
-        """Whether chance alone would seldom give two equally good networks this difference."""
+        """Whether chance alone rarely gives two equally good networks this difference."""
         return self.p < ALPHA
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Network B against network A. `changed` counts the images that get another class, right or wrong.
+    """Network B against network A. `changed` counts the images that B classifies differently, right or wrong.
 
-    `flipped_to_right` and `flipped_to_wrong` are indices of images: those that only B gets right, and only A.
+    `flipped_to_right` and `flipped_to_wrong` are the indices of the images that only B, and only A, gets right.
     """
 
     overall: Accuracies
@@ -66,10 +66,7 @@ def compare(a: Predictions, b: Predictions) -> Pair:
     corrected = holm([each.p for each in per_class.values()])
     return Pair(
         overall=accuracies(a.is_right, b.is_right),
-        per_class={
-            name: Accuracies(**{**vars(each), "p": p})
-            for (name, each), p in zip(per_class.items(), corrected, strict=True)
-        },
+        per_class={name: replace(each, p=p) for (name, each), p in zip(per_class.items(), corrected, strict=True)},
         loss=_losses(a, b),
         calibration_error=_calibration_errors(a, b),
         changed=int((a.predicted != b.predicted).sum()),
@@ -84,7 +81,6 @@ def accuracies(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> Accura
 
     number = len(right_a)
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    both, neither = int((right_a & right_b).sum()), int((~right_a & ~right_b).sum())
     return Accuracies(
         num_images=number,
         a=_share(int(right_a.sum()), number),
@@ -92,10 +88,8 @@ def accuracies(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> Accura
         difference=paired_difference(only_a, only_b, number),
         only_a=only_a,
         only_b=only_b,
-        # Where the two never differ, statsmodels divides 0 by 0.
-        p=float(mcnemar([[both, only_a], [only_b, neither]], exact=False, correction=False).pvalue)
-        if only_a != only_b
-        else 1.0,
+        # The test ignores the images that both or neither get right.
+        p=float(mcnemar([[0, only_a], [only_b, 0]], exact=False, correction=False).pvalue) if only_a != only_b else 1.0,
     )
 
 
@@ -108,15 +102,15 @@ def paired_difference(only_a: int, only_b: int, number: int) -> Estimate:
     value = (only_b - only_a) / number
 
     def excess(difference: float, reach: float) -> float:
-        # How likely A alone is right, where B alone is so much likelier: the root that fits the counts best.
+        # The probability that only A is right that fits the counts best, if that of B exceeds it by `difference`.
         linear = (2 * number + only_a - only_b) * difference - only_a - only_b
         root = math.sqrt(max(linear**2 + 8 * number * only_a * difference * (1 - difference), 0))
         share = max((root - linear) / (4 * number), 0, -difference)
         deviation = math.sqrt(number * (2 * share + difference * (1 - difference)))
         return only_b - only_a - number * difference - reach * deviation
 
-    # Not from the estimate itself, where the deviation may be 0; and closer than brentq's usual 2e-12, so that a bound near 0
-    # is on the side that the test says.
+    # Not from the estimate itself, at which the deviation may be 0; and more exact than brentq's default of 2e-12, so that a
+    # bound near 0 has the sign that the test says.
     low = brentq(excess, -1, max(value - 1e-9, -1), norm.isf(ALPHA / 2), xtol=1e-16)
     high = brentq(excess, min(value + 1e-9, 1), 1, norm.ppf(ALPHA / 2), xtol=1e-16)
     return Estimate(value, float(low), float(high))
@@ -129,10 +123,7 @@ def _share(right: int, number: int) -> Estimate:
 
 def _losses(a: Predictions, b: Predictions) -> tuple[Estimate, Estimate, Estimate]:
     """Mean cross-entropy of both; the interval of the difference is that of Student's paired t-test over images."""
-    each_a, each_b = (
-        summary.cross_entropies(a.probabilities, a.labels),
-        summary.cross_entropies(b.probabilities, b.labels),
-    )
+    each_a, each_b = (summary.cross_entropies(each.probabilities, each.labels) for each in (a, b))
     difference = Estimate(float((each_b - each_a).mean()))
     if len(each_a) > 1 and (each_b - each_a).std() > 0:
         low, high = ttest_rel(each_b, each_a).confidence_interval(CONFIDENCE)
@@ -143,24 +134,22 @@ def _losses(a: Predictions, b: Predictions) -> tuple[Estimate, Estimate, Estimat
 def _calibration_errors(a: Predictions, b: Predictions) -> tuple[Estimate, Estimate, Estimate]:
     """Expected calibration error of both; the interval of the difference is from a basic bootstrap over images.
 
-    The basic bootstrap, for resampling inflates a calibration error that is near 0: it takes that back.
+    Resampling inflates a calibration error near 0, and the basic bootstrap corrects that.
     """
-    errors = [summary.calibration(each.probabilities, each.labels) for each in (a, b)]
-    estimates = [Estimate(each.error) for each in errors]
-    difference = Estimate(errors[1].error - errors[0].error)
-    everything = np.arange(len(a.labels))
-    if len(everything) == 1 or np.array_equal(a.probabilities, b.probabilities):
-        return estimates[0], estimates[1], difference
+    error_a, error_b = (summary.calibration(each.probabilities, each.labels).error for each in (a, b))
+    images = np.arange(len(a.labels))
+    if len(images) == 1 or np.array_equal(a.probabilities, b.probabilities):
+        return Estimate(error_a), Estimate(error_b), Estimate(error_b - error_a)
     parts = [
         (summary.bins_of(confidence := each.probabilities.max(axis=1)), each.is_right - confidence) for each in (a, b)
     ]
 
-    def change(images: NDArray[np.int64]) -> float:
-        before, after = (np.abs(np.bincount(bins[images], gaps[images])).sum() / len(images) for bins, gaps in parts)
+    def change(sample: NDArray[np.int64]) -> float:
+        before, after = (np.abs(np.bincount(bins[sample], gaps[sample])).sum() / len(sample) for bins, gaps in parts)
         return float(after - before)
 
     interval = bootstrap(
-        (everything,),
+        (images,),
         change,
         vectorized=False,
         method="basic",
@@ -169,4 +158,5 @@ def _calibration_errors(a: Predictions, b: Predictions) -> tuple[Estimate, Estim
         confidence_level=CONFIDENCE,
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return estimates[0], estimates[1], Estimate(difference.value, float(interval.low), float(interval.high))
+    difference = Estimate(error_b - error_a, float(interval.low), float(interval.high))
+    return Estimate(error_a), Estimate(error_b), difference

@@ -1,4 +1,4 @@
-"""Seeds against seeds: trainings of one recipe with several seeds, against trainings of another."""
+"""Seeds against seeds: trainings of one recipe against trainings of another."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -27,17 +27,16 @@ class Group:
     @classmethod
     def of(cls, values: Sequence[float]) -> "Group":
         """Summarize the values, one for each training."""
-        numbers = np.array(values, dtype=np.float64)
-        deviation = float(numbers.std(ddof=1)) if len(numbers) > 1 else None
-        return cls(tuple(float(value) for value in numbers), float(numbers.mean()), deviation)
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return cls(tuple(float(value) for value in values), float(np.mean(values)), deviation)
 
 
 @dataclass(frozen=True)
 class Change:
-    """A number of group B against the same of group A; `difference` is that of the means, B − A.
+    """A number of group B against the same number of group A; `difference` is that of the means, B − A.
 
     `p` is that of Welch's t-test (The generalization of Student's problem when several different population variances are
-    involved, 1947), None where a group has fewer than MIN_SEEDS trainings or no training differs from another.
+    involved, 1947), None if a group has fewer than MIN_SEEDS trainings or no training differs from another.
     """
 
     a: Group
@@ -45,13 +44,11 @@ class Change:
     difference: Estimate
     p: float | None
     detectable: float | None  # the difference that as many seeds find with a probability of POWER
-    needed: (
-        int | None
-    )  # seeds in each group that find the difference seen with that probability; None: more than any use
+    needed: int | None  # seeds in each group that find the difference seen with that probability; None: over _MAX_SEEDS
 
     @property
     def is_significant(self) -> bool:
-        """Whether chance alone would seldom give two equally good recipes this difference."""
+        """Whether chance alone rarely gives two equally good recipes this difference."""
         return self.p is not None and self.p < ALPHA
 
     @property
@@ -64,11 +61,11 @@ def compare(a: Sequence[float], b: Sequence[float]) -> Change:
     """Compare a number of group A's trainings with the same of group B's, each at least one."""
     group_a, group_b = Group.of(a), Group.of(b)
     difference = Estimate(group_b.mean - group_a.mean)
-    # A spread of a rounding error is none.
+    # A rounding error is no spread.
     spread = max(np.ptp(group_a.values), np.ptp(group_b.values)) > 1e-12 * max(abs(group_a.mean), abs(group_b.mean))
     if min(len(a), len(b)) < MIN_SEEDS or not spread:
         return Change(group_a, group_b, difference, None, None, None)
-    with warnings.catch_warnings():  # one group may well have no spread at all, as with weights that begin at zero
+    with warnings.catch_warnings():  # one group may have no spread at all, as with weights that start at zero
         warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
         test = ttest_ind(group_b.values, group_a.values, equal_var=False)
     low, high = test.confidence_interval(CONFIDENCE)
@@ -101,7 +98,7 @@ def power(difference: float, variances: NDArray[np.float64], num_a: int, num_b: 
     shares = variances / np.array([num_a, num_b])
     degrees = shares.sum() ** 2 / (shares**2 / (np.array([num_a, num_b]) - 1)).sum()
     found = float(ttest_power(abs(difference) / np.sqrt(shares.sum()), 1, ALPHA, df=degrees))
-    # The distribution's series fails here and there from 8 standard errors on, where the test finds all there is.
+    # The distribution's series sometimes fails from 8 standard errors on, where the power is 1.
     return 1.0 if np.isnan(found) else found
 
 

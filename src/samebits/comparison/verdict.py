@@ -1,4 +1,4 @@
-"""What a comparison comes to, in sentences. Of two networks they never speak of the recipe: one training each cannot."""
+"""The conclusion of a comparison, in sentences. Two networks say nothing of their recipes: one training each is too few."""
 
 from samebits.comparison.paired import Accuracies
 from samebits.comparison.seeds import MIN_SEEDS, POWER, Change
@@ -7,45 +7,44 @@ RUN_SEEDS = "dvc exp run --queue -S 'seed=range(0,5)'"
 
 
 def of_networks(accuracies: Accuracies, changed: int, is_same_but_for_seed: bool) -> str:
-    """Say what the test images tell of two networks; `changed` images get another class."""
+    """Say what the test images tell of two networks, which classify `changed` images differently."""
     where = f"On these {accuracies.num_images:,} images"
     if changed == 0:
         return f"{where} the two networks give every one the same class: there is nothing to choose between them."
-    surplus = accuracies.only_b - accuracies.only_a
-    low, high = (_whole((bound or 0) * accuracies.num_images) for bound in _bounds(accuracies))
+    surplus, bounds = accuracies.only_b - accuracies.only_a, (accuracies.difference.low, accuracies.difference.high)
+    low, high = (_whole((bound or 0) * accuracies.num_images) for bound in bounds)
+    more = f"{where} network B is right on {abs(surplus):,} {'more' if surplus > 0 else 'fewer'}"
     if surplus == 0:
         found = f"{where} both networks are right equally often (95 %: {_signed(low)} to {_signed(high)})."
     elif accuracies.is_significant:
-        word, ends = ("more", (low, high)) if surplus > 0 else ("fewer", (-high, -low))
-        found = (
-            f"{where} network B is right on {abs(surplus):,} {word} (95 %: {_number(ends[0])} to {_number(ends[1])})."
-        )
+        ends = (low, high) if surplus > 0 else (-high, -low)
+        found = f"{more} (95 %: {' to '.join(f'{end:,}'.replace('-', '−') for end in ends)})."
     else:
-        word = "more" if surplus > 0 else "fewer"
         found = (
-            f"{where} network B is right on {abs(surplus):,} {word} (95 %: {_signed(low)} to {_signed(high)}), "
-            "which chance alone explains: they do not tell the two networks apart."
+            f"{more} (95 %: {_signed(low)} to {_signed(high)}), which chance alone explains: "
+            "they do not tell the two networks apart."
         )
     if is_same_but_for_seed:
         return f"{found} The two differ in nothing but the seed."
-    return f"{found} Whether the change caused it, one training each cannot say: run seeds."
+    return f"{found} Whether the change caused it, one training per side cannot tell: run more seeds."
 
 
 def of_seeds(change: Change, is_same_but_for_seed: bool) -> str:
     """Say what the trainings of two groups tell of what differs between the groups."""
     num_a, num_b = len(change.a.values), len(change.b.values)
-    points = 100 * change.difference.value
+    difference, points = change.difference, 100 * change.difference.value
     if change.is_too_few:
+        trainings = "1 training" if num_a == 1 else f"{num_a} trainings"
         return (
-            f"Nothing can be told: {_trainings(num_a)} against {num_b} are too few, at least {MIN_SEEDS} of each are needed. "
+            f"Nothing can be told: {trainings} against {num_b} are too few, at least {MIN_SEEDS} of each are needed. "
             f"Run more seeds: {RUN_SEEDS}"
         )
-    if change.p is None or change.detectable is None or change.difference.low is None or change.difference.high is None:
+    if change.p is None or change.detectable is None or difference.low is None or difference.high is None:
         return (
             "Nothing can be told: within each group all trainings have the same accuracy, so there is no chance to compare "
             f"with (B − A is {points:+.2f} points)."
         ).replace("-", "−")
-    low, high = 100 * change.difference.low, 100 * change.difference.high
+    low, high = 100 * difference.low, 100 * difference.high
     needed = "more than 10,000" if change.needed is None else f"{change.needed:,}"
     power = (
         f"{num_a} seeds against {num_b} find a difference of {100 * change.detectable:.2f} points in {100 * POWER:.0f} of 100 "
@@ -61,22 +60,10 @@ def of_seeds(change: Change, is_same_but_for_seed: bool) -> str:
     return f"{found} {power}"
 
 
-def _bounds(accuracies: Accuracies) -> tuple[float | None, float | None]:
-    return accuracies.difference.low, accuracies.difference.high
-
-
 def _whole(images: float) -> float:
-    """Round to whole images; what would be 0 keeps its first digit, for an interval either holds 0 or does not."""
+    """Round to whole images; what would be 0 keeps its first digit, because an interval either holds 0 or does not."""
     return round(images) or float(f"{images:.1g}")
-
-
-def _number(images: float) -> str:
-    return f"{images:,}".replace("-", "−")
 
 
 def _signed(images: float) -> str:
     return f"{images:+,}".replace("-", "−") if images else "0"
-
-
-def _trainings(number: int) -> str:
-    return "1 training" if number == 1 else f"{number} trainings"

@@ -1,4 +1,4 @@
-"""A trained network applied to image files: one by one, in order, in constant memory."""
+"""A trained network applied to image files one by one, in order, in constant memory."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from samebits.evaluation.inference import predict_logits
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of a file: its input uint8 (height, width, channels), a probability for each class (C,)."""
+    """What the network says of a file: its input uint8 (height, width, channels) and float32 probabilities (classes,)."""
 
     path: str
     pixels: NDArray[np.uint8]
@@ -33,17 +33,17 @@ class Failure:
 def predict(checkpoint: Checkpoint, paths: Sequence[str], device: torch.device) -> Iterator[Prediction | Failure]:
     """Apply the network to each file, in order; what it says of one does not depend on the others.
 
-    Raises UserError where the checkpoint describes none for images, or it gives probabilities that are not finite.
+    Raises UserError if the network takes no images, or its probabilities are not finite.
     """
     network = checkpoint.network().to(device)
     shape, normalization = checkpoint.description.image_shape, checkpoint.description.normalization
     if shape[0] not in images.MODES:
-        raise UserError(f"the network takes images of {shape[0]} channels; files give 1 (grey) or 3 (colour)")
+        raise UserError(f"the network takes images of {shape[0]} channels; files have 1 (grey) or 3 (colour)")
     for path, outcome in zip(paths, decoding.decode(paths, shape), strict=True):
         if isinstance(outcome, str):
             yield Failure(path, outcome)
             continue
-        # Each image alone: among others its last digits would depend on how many they are.
+        # Each image alone: in a batch its last digits would depend on the batch's size.
         normalized = torch.from_numpy(normalization.apply(outcome.pixels[None])).to(device)
         probabilities = predict_logits(network, normalized, batch_size=1).softmax(1)[0].cpu().numpy()
         if not np.isfinite(probabilities).all():

@@ -1,10 +1,9 @@
-"""`samebits register`: the trained network as a version of an MLflow model, which `mlflow models serve` offers to others.
+"""The trained network as a version of an MLflow model, which `mlflow models serve` offers to others.
 
-What is registered is ONNX, so the server needs none of this project's code, and loading it runs none.
+It is registered as ONNX, so the server needs none of this project's code, and loading it runs none.
 """
 
 import shlex
-import sqlite3
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,7 @@ from samebits.errors import UserError, printable
 from samebits.prediction import onnx_export
 from samebits.prediction.trained import Trained
 from samebits.repository import git
-from samebits.tracking import Store, open_store, tracking_uri
+from samebits.tracking import Store, open_store, store_errors, tracking_uri, without_password
 
 if TYPE_CHECKING:
     import onnx
@@ -25,47 +24,45 @@ if TYPE_CHECKING:
 PREDICTED = "predicted"
 _TAG = "samebits.checkpoint_md5"
 _REQUIREMENTS = ("mlflow", "numpy", "onnx", "onnxruntime")
-# Tags of the result's run that its model carries as well.
+# Tags of the result's run that its model carries too.
 _HASHES = ("samebits.content", "samebits.data_md5", "samebits.parameters_md5", "samebits.commit", "samebits.dirty")
 
 
 def register(folder: Path, trained: Trained, name: str) -> None:
     """Register the network as a version of model `name`, linked to the run of its result, and print how to serve it.
 
-    A checkpoint that has a version keeps it. Raises UserError where MLflow cannot be had or holds no run of the checkpoint.
+    A checkpoint that has a version keeps it. Raises UserError if MLflow fails or holds no run of the checkpoint.
     """
     if not name.strip() or not name.isprintable() or set(name) & set("/:'\"%\\"):
         raise UserError(f"{printable(name)!r} cannot be the name of a model: use letters, digits, spaces, - and _")
     root = git.top_folder(folder) or folder
     uri = tracking_uri(root)
-    try:
+    is_new = False
+    with store_errors(root):
         store = open_store(root)
-        found = _find_version(store, name, trained.md5)
-        if found is None:
-            run = _run(store, trained, uri)
+        number = _find_version(store, name, trained.md5)
+        if number is None:
+            run = _run(store, trained.md5, uri)
             model, example = _checked(folder, trained)
             with store.lock:  # two that register at once get one version
-                found = _find_version(store, name, trained.md5)
-                if found is None:
-                    found = _create_version(store, uri, name, trained, run, model, example)
-                    print(f"registered {name} version {found}, the result of run {run.info.run_id}")
-                    _say_how_to_serve(uri, name, found)
-                    return
-    except (OSError, sqlite3.Error) as error:
-        raise UserError(f"MLflow at {uri} cannot be used: {printable(str(error))}") from None
-    except Exception as error:
-        if type(error).__name__ not in ("MlflowException", "RestException"):
-            raise
-        raise UserError(f"MLflow at {uri} refuses: {printable(' '.join(str(error).split()))[:300]}") from None
-    print(f"{name} version {found} is this very checkpoint already")
-    _say_how_to_serve(uri, name, found)
+                number = _find_version(store, name, trained.md5)
+                if number is None:
+                    number = _create_version(store, uri, name, trained, run, model, example)
+                    print(f"registered {name} version {number}, the result of run {run.info.run_id}")
+                    is_new = True
+    if not is_new:
+        print(f"{name} version {number} is this very checkpoint already")
+    model_uri = shlex.quote(f"models:/{name}/{number}")
+    print(
+        f"serve it: MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow models serve -m {model_uri} --env-manager local -p 5001"
+    )
 
 
 def for_serving(model: "onnx.ModelProto", class_names: tuple[str, ...]) -> "onnx.ModelProto":
-    """Make a model fit for requests: pixels come as float32 and are checked, and the class is named.
+    """Make a model fit for requests: it takes pixels as float32, checks them, and names the class.
 
     The output `predicted` is the name of the most probable class of each image (N,). Pixels that are not whole numbers from 0
-    to 255 fail the run: as uint8, MLflow would cut them off unseen, and shares from 0 to 1 would all be black.
+    to 255 fail the run: as uint8, MLflow would truncate them silently, and shares from 0 to 1 would all be black.
     """
     from onnx import TensorProto, helper
 
@@ -73,7 +70,7 @@ def for_serving(model: "onnx.ModelProto", class_names: tuple[str, ...]) -> "onnx
         node.input[:] = ["pixels" if name == onnx_export.INPUT else name for name in node.input]
     (images,) = model.graph.input
     images.type.tensor_type.elem_type = TensorProto.FLOAT
-    # ONNX has no assertion. Taking item 1 of a list of one fails, and onnxruntime then says which node it was.
+    # ONNX has no assertion, but taking item 1 of a list of one fails, and onnxruntime's error names the node.
     checks = [
         helper.make_node("Cast", [onnx_export.INPUT], ["whole"], to=TensorProto.UINT8),
         helper.make_node("Cast", ["whole"], ["whole_float"], to=TensorProto.FLOAT),
@@ -99,7 +96,7 @@ def for_serving(model: "onnx.ModelProto", class_names: tuple[str, ...]) -> "onnx
 
 
 def _checked(folder: Path, trained: Trained) -> "tuple[onnx.ModelProto, Any]":
-    """Return the model, seen to agree with the network, and two images as an example of its input."""
+    """Return the model, which agrees with the network, and two images as an example of its input."""
     import onnx
 
     images, _ = onnx_export.images_to_check(folder, trained)
@@ -111,16 +108,14 @@ def _checked(folder: Path, trained: Trained) -> "tuple[onnx.ModelProto, Any]":
     return model, images[:2].astype(np.float32)
 
 
-def _run(store: Store, trained: Trained, uri: str) -> "Run":
-    runs = store.client.search_runs(
-        [store.experiment_id], f"tags.`{_TAG}` = '{trained.md5}'", order_by=["attributes.start_time ASC"]
+def _run(store: Store, md5: str, uri: str) -> "Run":
+    found = f"tags.`{_TAG}` = '{md5}'"
+    if runs := store.client.search_runs([store.experiment_id], found, order_by=["attributes.start_time ASC"]):
+        return runs[0]
+    raise UserError(
+        f"MLflow at {without_password(uri)} holds no run of this checkpoint ({_TAG} {md5}): "
+        "`samebits track [REV]` records it"
     )
-    if not runs:
-        raise UserError(
-            f"MLflow at {uri} holds no run of this checkpoint ({_TAG} {trained.md5}): "
-            "run `dvc repro --force --single-item evaluate`, which records it"
-        )
-    return runs[0]
 
 
 def _find_version(store: Store, name: str, md5: str) -> str | None:
@@ -174,10 +169,3 @@ def _create_version(
         name, logged.model_uri, run.info.run_id, tags=tags, model_id=logged.model_id
     )
     return str(created.version)
-
-
-def _say_how_to_serve(uri: str, name: str, number: str) -> None:
-    model = shlex.quote(f"models:/{name}/{number}")
-    print(
-        f"serve it: MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow models serve -m {model} --env-manager local -p 5001"
-    )

@@ -4,50 +4,46 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from samebits import checkpoint, results
+from samebits import checkpoint, paths, results
 from samebits.checkpoint import Checkpoint
 from samebits.data.images import MAX_PIXELS
 from samebits.errors import UserError, printable
 from samebits.repository import git
 from samebits.repository.digests import file_md5, md5_of
-from samebits.results import Result
-
-CHECKPOINT = "data/model/checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint, the MD5 of its file, by which DVC and MLflow know it, and the revision that it was asked from."""
+    """A checkpoint, and the MD5 of its file, by which DVC and MLflow know it."""
 
     checkpoint: Checkpoint
     md5: str
-    revision: Result | None
 
 
 def load(folder: Path, name: str | None = None, file: Path | None = None) -> Trained:
     """Read the checkpoint of revision `name`, or `file`, or else that of the workspace in `folder`; none of it runs code.
 
-    A revision's comes from DVC's cache or its remote, and the workspace stays as it is. Raises UserError where there is none,
-    and for a network that cannot be used: of another version of the code, too large, or whose training diverged.
+    A revision's comes from DVC's cache or its remote, and the workspace stays as it is. Raises UserError if there is none,
+    or the network cannot be used: it is of another version of the code, too large, or its training diverged.
     """
     if file is not None or name is None:
-        path = file or folder / CHECKPOINT
-        if file is None and not (folder / "dvc.yaml").is_file():
+        if file is None and not (folder / paths.PIPELINE).is_file():
             raise UserError(f"{folder} has no dvc.yaml: run this in the root of a clone of samebits")
-        return Trained(_usable(path), file_md5(path), None)
+        path = file or folder / paths.CHECKPOINT
+        return Trained(_usable(path), file_md5(path))
     root = git.top_folder(folder)
     if root is None:
         raise UserError(f"{folder} is in no git repository: run this in a clone of samebits")
     revision = results.find(root, name)
-    if (content := revision.read(CHECKPOINT)) is None:
+    if (content := revision.read(paths.CHECKPOINT)) is None:
         raise UserError(
             f"the checkpoint of {revision} is neither in DVC's cache nor in a remote: `dvc push` it where it was trained, "
             "or check the revision out and run `dvc repro`"
         )
     with tempfile.TemporaryDirectory(prefix="samebits-") as temporary:
-        path = Path(temporary) / Path(CHECKPOINT).name
+        path = Path(temporary) / Path(paths.CHECKPOINT).name
         path.write_bytes(content)
-        return Trained(_usable(path), md5_of(content), revision)
+        return Trained(_usable(path), md5_of(content))
 
 
 def _usable(path: Path) -> Checkpoint:
@@ -55,7 +51,7 @@ def _usable(path: Path) -> Checkpoint:
     _channels, height, width = loaded.description.image_shape
     if height * width > MAX_PIXELS:
         raise UserError(
-            f"the network takes images of {height:,} x {width:,} pixels: more than {MAX_PIXELS:,} are not read"
+            f"the network takes images of {height:,} x {width:,} pixels, more than the limit of {MAX_PIXELS:,}"
         )
     loaded.network()  # refuses weights that do not fit
     if broken := [name for name, weight in loaded.weights.items() if not weight.isfinite().all()]:

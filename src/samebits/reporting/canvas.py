@@ -1,8 +1,8 @@
-"""The page that every picture is drawn on: fixed style, layout in inches, and byte-equal PNG files.
+"""The page for every picture: fixed style, layout in inches, and byte-equal PNG files.
 
-Pictures are drawn from matplotlib's built-in defaults and its bundled DejaVu Sans, so that a user's own
-matplotlibrc changes nothing; files carry neither a date nor a software version. Layout comes from measured text,
-not from a layout engine. pyplot is never used. Not for two threads at once: matplotlib's settings are global.
+The style builds on matplotlib's own defaults and its bundled DejaVu Sans, so a user's matplotlibrc changes nothing. Files
+carry neither a date nor a software version. Layout comes from measured text, not from a layout engine; pyplot is not used.
+Not thread-safe: matplotlib's settings are global.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,16 +18,16 @@ from matplotlib.font_manager import FontProperties
 
 DPI = 144
 MARGIN = 0.25  # inches, on every side
-HEAD = 0.7  # inches, from the top edge to whatever is under the title
+HEAD = 0.7  # inches, from the top edge to what is under the title
 LINE_HEIGHT = 1.4 / 72  # inches for each point of font size
 
-# Okabe-Ito colours, told apart with every common kind of colour blindness; the darker two are for text.
+# Okabe and Ito's colours, distinct with every common kind of colour blindness; the darker two are for text.
 BLUE, SKY, VERMILLION = "#0072B2", "#56B4E9", "#D55E00"
 BLUE_TEXT, VERMILLION_TEXT = "#005F94", "#B34700"
 INK, LINE, GRID = "#222222", "#8C8C8C", "#E6E6E6"
 
 _TITLE_SIZES = 9.0, 11.5  # points, smallest and largest
-_WIDEST_TITLE = 6.5  # inches that a page is widened to at most, for its title
+_WIDEST_TITLE = 6.5  # inches: a title widens a page no further
 _WIDEST_NAME = 1.8  # inches that a class name may take
 _STYLE = {
     "font.family": ["DejaVu Sans"],
@@ -60,7 +60,7 @@ _Arguments = ParamSpec("_Arguments")
 
 
 def fixed_style(draw: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
-    """Make `draw` run with this module's settings over matplotlib's own defaults, whatever the user's are."""
+    """Make `draw` use this module's settings over matplotlib's own defaults, whatever the user's are."""
 
     @wraps(draw)
     def styled(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
@@ -71,7 +71,7 @@ def fixed_style(draw: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
 
 
 def new_page(width: float, height: float, title: str) -> Figure:
-    """Return a page of the given inches, widened where the title needs it, with the title at its top left."""
+    """Return a page of the given inches, or wider if the title needs it, with the title at its top left."""
     smallest, largest = _TITLE_SIZES
     bold = FontProperties(weight="bold")
     natural = max(_text_width(title, largest, bold), 0.01)
@@ -85,7 +85,7 @@ def new_page(width: float, height: float, title: str) -> Figure:
 
 
 def add_axes(page: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Add axes whose edges are given in inches from the bottom left of the page."""
+    """Add axes; all lengths are inches, from the bottom left of the page."""
     wide, high = page.get_size_inches()
     return page.add_axes((left / wide, bottom / high, width / wide, height / high))
 
@@ -97,7 +97,7 @@ def write(page: Figure, x: float, top: float, text: str, colour: str, size: floa
 
 
 def shorten(text: str, size: float, room: float, font: FontProperties | None = None) -> str:
-    """Return the text as one line, cut with an ellipsis where it is wider than `room` inches."""
+    """Return the text as one line, cut with an ellipsis if it is wider than `room` inches."""
     text = " ".join(text.split())
     if _text_width(text, size, font) <= room:
         return text
@@ -112,7 +112,7 @@ def shorten(text: str, size: float, room: float, font: FontProperties | None = N
 
 
 def wrap(text: str, size: float, room: float) -> list[str]:
-    """Return the text in lines of at most `room` inches: broken between words, and a longer word cut."""
+    """Return the text in lines of at most `room` inches, broken between words; a longer word is cut."""
     lines: list[str] = []
     for paragraph in text.split("\n"):
         line = ""
@@ -127,7 +127,7 @@ def wrap(text: str, size: float, room: float) -> list[str]:
 
 
 def class_labels(class_names: Sequence[str], size: float) -> tuple[list[str], float]:
-    """Return the class names, cut where very long, and the width of the widest in inches."""
+    """Return the class names, cut if very long, and the width of the widest in inches."""
     names = [shorten(name, size, _WIDEST_NAME) for name in class_names]
     return names, max(_text_width(name, size) for name in names)
 
@@ -138,7 +138,7 @@ def percent(share: float, _position: float = 0.0) -> str:
 
 
 def save(page: Figure, path: Path) -> None:
-    """Write the page as a PNG file with nothing in it that changes from run to run."""
+    """Write the page as a PNG file; equal pages give equal bytes."""
     page.savefig(path, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
 
 

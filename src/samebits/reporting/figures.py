@@ -1,6 +1,6 @@
 """The pictures of a run. Equal inputs give byte-equal PNG files; see `samebits.reporting.canvas` for how.
 
-Every function writes one PNG file to `path`, and raises ValueError for empty, too large or malformed input.
+Each function writes one PNG file to `path`, and raises ValueError if its input is empty, too large or malformed.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ MAX_BINS = 100
 _HISTORY_COLUMNS = ["step", "epoch", "train_loss", "validation_loss", "validation_accuracy"]
 _FOOT = 0.65  # inches, from the bottom edge to axes with tick labels and a label
 _DASHES = (0, (4, 3))
-_IMAGE_PIXELS = 192  # longest side of a drawn image: 6 pixels for each one of a 32 by 32 image
+_IMAGE_PIXELS = 192  # longest side of a drawn image: 6 times that of a 32 by 32 image
 _RIGHT, _WRONG = (canvas.BLUE_TEXT, "✓"), (canvas.VERMILLION_TEXT, "✗")
 _COUNT = "{x:,.0f}"
 _Style = dict[str, Any]
@@ -34,11 +34,10 @@ _Style = dict[str, Any]
 
 @canvas.fixed_style
 def training_curves(history: pd.DataFrame, path: Path, title: str) -> None:
-    """Draw the losses by training step, and beside them the validation accuracy where any was measured.
+    """Draw the losses by training step, and beside them the validation accuracy if any was measured.
 
-    `history` has the columns step (int), epoch (int), train_loss (float, mean over the reporting interval),
-    and validation_loss and validation_accuracy (float, accuracy in [0, 1]), NaN in rows where not measured.
-    A training loss that is not finite leaves a gap in its line.
+    `history` has the columns step and epoch (int), train_loss (float, mean over the reporting interval), validation_loss and
+    validation_accuracy (float, accuracy in [0, 1]; NaN in rows without it). A training loss that is not finite leaves a gap.
     """
     _require(1 <= len(history) <= MAX_ROWS, f"history has {len(history)} rows, not 1 to {MAX_ROWS}")
     missing = [column for column in _HISTORY_COLUMNS if column not in history]
@@ -78,10 +77,10 @@ def training_curves(history: pd.DataFrame, path: Path, title: str) -> None:
 
 @canvas.fixed_style
 def confusion_matrix(counts: NDArray[np.integer[Any]], class_names: Sequence[str], path: Path, title: str) -> None:
-    """Draw a confusion matrix shaded by the share of each row, with the counts where they can be read.
+    """Draw a confusion matrix shaded by the share of each row, with the counts if there is room for them.
 
-    `counts` is an integer array (C, C) of image counts, rows by true class and columns by predicted class, in
-    the order of `class_names`; C is 2 to 1000.
+    `counts` is an integer array (C, C) of images, rows by true class and columns by predicted class, in the order of
+    `class_names`; C is 2 to 1000.
     """
     counts, classes = np.asarray(counts), len(class_names)
     _require(2 <= classes <= MAX_CLASSES, f"{classes} classes, not 2 to {MAX_CLASSES}")
@@ -93,7 +92,7 @@ def confusion_matrix(counts: NDArray[np.integer[Any]], class_names: Sequence[str
     cell = side / classes
     size = min(8.5, 0.85 * cell * 72)
     names, longest = canvas.class_labels(class_names, size)
-    # The names under the columns lie flat, slant or stand, whichever is the first to fit.
+    # The names under the columns are horizontal, slanted or vertical: the first that fits.
     angle, depth = 0, size * LINE_HEIGHT
     if longest + 0.08 > cell:
         angle, depth = (45, 0.71 * longest + 0.06) if cell > 1.6 * size * LINE_HEIGHT else (90, longest)
@@ -101,8 +100,8 @@ def confusion_matrix(counts: NDArray[np.integer[Any]], class_names: Sequence[str
     page = canvas.new_page(left + side + 1.15, canvas.HEAD + side + bottom, title)
     axes = canvas.add_axes(page, left, bottom, side, side)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # A square-root scale keeps the few errors beside a strong diagonal visible; np.sqrt, unlike np.power, is exact
-    # to the last bit on every processor.
+    # A square-root scale keeps few errors visible beside a strong diagonal; np.sqrt, unlike np.power, gives the same bits
+    # on every processor.
     root = FuncNorm((np.sqrt, np.square), 0, 1)
     shading = axes.imshow(shares, cmap="Blues", norm=root, aspect="auto", interpolation="nearest")
     between: _Style = {"colors": "white", "linewidth": min(1.2, 4 * cell)}
@@ -136,7 +135,7 @@ def confusion_matrix(counts: NDArray[np.integer[Any]], class_names: Sequence[str
 def labelled_images(
     images: NDArray[np.uint8], captions: Sequence[str], correct: Sequence[bool] | None, path: Path, title: str
 ) -> None:
-    """Draw a grid of images with a caption under each, marked right or wrong where `correct` is given.
+    """Draw a grid of images with a caption under each, marked right or wrong if `correct` is given.
 
     `images` is a uint8 array (N, H, W, 3) of RGB values, N up to 40; `captions` and `correct` have N items. A caption
     wider than its image is broken into lines. Without images the picture says "none".
@@ -155,7 +154,7 @@ def labelled_images(
         canvas.save(page, path)
         return
 
-    # Whole page pixels for each image pixel, wherever the image is small enough, keep its pixels equal.
+    # A whole number of page pixels for each pixel of a small image keeps its pixels equal.
     scale = _IMAGE_PIXELS / max(sides)
     scale = int(scale) if scale >= 1 else scale
     high, wide = (max(1, round(scale * side)) for side in sides)
@@ -196,9 +195,8 @@ def reliability_diagram(
 ) -> None:
     """Draw the accuracy by confidence, its gap to the confidence, and the number of images by bin beneath.
 
-    The three arrays have one item for each of the equal-width bins that cover [0, 1] (15 of them, as a rule):
-    mean confidence and accuracy are float in [0, 1], NaN in an empty bin; the count is an integer number of
-    images. `calibration_error` is the expected calibration error, in [0, 1].
+    The arrays (bins,) describe equal-width bins that cover [0, 1]: mean confidence and accuracy are float in [0, 1], NaN in an
+    empty bin; the count of images is an integer. `calibration_error` is the expected calibration error, in [0, 1].
     """
     counts = np.asarray(bin_count)
     bins = len(counts)
@@ -245,10 +243,10 @@ def reliability_diagram(
 def per_class_accuracy(
     accuracy: Sequence[float], overall: float, class_names: Sequence[str], path: Path, title: str
 ) -> None:
-    """Draw one bar of accuracy for each class, in the order given, and a line at the overall accuracy.
+    """Draw a bar of accuracy for each class, in the order given, and a line at the overall accuracy.
 
-    `accuracy` has one value in [0, 1] for each of the 1 to 1000 `class_names`, NaN for a class without images;
-    `overall` is in [0, 1].
+    `accuracy` has one value in [0, 1] for each of the 1 to 1000 `class_names`, NaN for a class without images; `overall` is
+    in [0, 1].
     """
     values, classes = np.asarray(accuracy, "float64"), len(class_names)
     _require(1 <= classes <= MAX_CLASSES, f"{classes} classes, not 1 to {MAX_CLASSES}")
@@ -291,7 +289,7 @@ def _require_shares(name: str, values: NDArray[np.float64] | float) -> None:
 
 
 def _curve(axes: Axes, rows: pd.DataFrame, column: str, colour: str, dashes: str, label: str) -> None:
-    """Draw a column by step, with a marker at each point where they are few; draw nothing without rows."""
+    """Draw a column by step, with a marker at each point if they are few; draw nothing without rows."""
     if len(rows):
         marker = "o" if len(rows) <= 40 else None
         style: _Style = {"color": colour, "marker": marker, "markersize": 3.5, "linewidth": 1.6, "label": label}

@@ -1,25 +1,22 @@
-"""Where a result comes from: commit, hashes, versions, machine, its run in MLflow, and how to get it again."""
+"""Where a result comes from: commit, hashes, versions, machine, its run in MLflow, and how to restore it."""
 
 import json
 from pathlib import Path
 
-from samebits import tracking
-from samebits.comparison import predicted
+from samebits import paths, tracking
 from samebits.repository import git
 from samebits.repository.dvc_lock import flatten
 from samebits.results import Result
 
-_CHECKPOINT = "data/model/checkpoint.safetensors"
-_HASHES = {"data": predicted.DESCRIPTION, "checkpoint": _CHECKPOINT, "predictions": predicted.PREDICTIONS}
-_ENVIRONMENT = "metrics/environment.json"
+_HASHES = {"data": paths.DATASET, "checkpoint": paths.CHECKPOINT, "predictions": paths.PREDICTIONS}
 
 
 def origin(revision: Result) -> dict[str, str]:
-    """Return where the result comes from, in words, by what it is."""
+    """Return where the result comes from, each fact by its name."""
     rows = {"commit": revision.commit or "none: not in git"}
     if revision.is_workspace:
-        # The result's own files follow from it.
-        changed = [path for path in git.uncommitted(revision.root) if not path.startswith(("dvc.lock", "metrics/"))]
+        written = (paths.LOCK, f"{Path(paths.METRICS).parent}/")  # by the result itself
+        changed = [path for path in git.uncommitted(revision.root) if not path.startswith(written)]
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             rows["uncommitted"] = f"{', '.join(changed[:3])}{more}"
@@ -31,9 +28,9 @@ def origin(revision: Result) -> dict[str, str]:
 
 
 def machine(revision: Result) -> dict[str, str]:
-    """Return the kind of machine and the versions of libraries that the result was made with; empty where not recorded."""
+    """Return the kind of machine and the versions of libraries that made the result; empty if not recorded."""
     try:
-        environment = json.loads(revision.read(_ENVIRONMENT) or b"{}")
+        environment = json.loads(revision.read(paths.ENVIRONMENT) or b"{}")
     except ValueError:
         return {}
     return {
@@ -43,7 +40,7 @@ def machine(revision: Result) -> dict[str, str]:
 
 
 def commands(revision: Result) -> list[str]:
-    """Return the commands that bring the result back, and that prove it."""
+    """Return the commands that restore the result and prove it."""
     where = revision.commit[:12] or "COMMIT"
     return [
         f"git checkout {where}",
@@ -54,18 +51,16 @@ def commands(revision: Result) -> list[str]:
 
 
 def _run(revision: Result) -> str | None:
-    """Name the run of this result in the tracking store, where there is one that can be asked."""
+    """Name the run of this result in the tracking store; None if there is none or the store fails."""
     uri = tracking.tracking_uri(revision.root)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         return None
-    data_md5, checkpoint_md5 = revision.md5(predicted.DESCRIPTION), revision.md5(_CHECKPOINT)
+    data_md5, checkpoint_md5 = revision.md5(paths.DATASET), revision.md5(paths.CHECKPOINT)
     if not (data_md5 and checkpoint_md5):
         return None
     try:
         store = tracking.open_store(revision.root)
         run = tracking.find_run(store, tracking.content_md5(revision.parameters(), data_md5, checkpoint_md5))
-    except (
-        Exception
-    ):  # a tracking server fails in as many ways as there are servers, and the page does not depend on it
+    except Exception:  # servers fail in many ways, and the page does not depend on one
         return None
     return f"{run.info.run_name} ({run.info.run_id})" if run else None

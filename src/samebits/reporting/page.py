@@ -1,60 +1,36 @@
-"""The report page: one HTML file with everything in it, that opens from disk without a network."""
+"""The report page: one self-contained HTML file, which opens from disk without a network."""
 
 import math
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from samebits import atomic, checkpoint
+from samebits import atomic, checkpoint, paths
 from samebits.comparison import predicted
-from samebits.comparison.compare import OfNetworks, OfSeeds
+from samebits.comparison.outcome import Comparison, SeedComparison
 from samebits.comparison.predicted import Predicted
 from samebits.data import prepared
 from samebits.evaluation.metrics import summary
-from samebits.reporting import comparison_tables as tables_of
-from samebits.reporting import lineage, page_charts, page_images
+from samebits.reporting import comparison_tables, lineage, page_charts, page_images
 from samebits.reporting.page_images import TestImages
 from samebits.results import Result
 from samebits.training import history
 
-_TEST_IMAGES = "data/prepared/test.safetensors"
-_CHECKPOINT = "data/model/checkpoint.safetensors"
-_HISTORY = "data/model/history.csv"
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """A class with its accuracy and precision, as shares; accuracy is None where it has no test image."""
-
-    name: str
-    num_images: int
-    accuracy: float | None
-    precision: float
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of the confusion matrix: images, and how dark it is, 0 to 100."""
-
-    count: int
-    shade: int
-
 
 def write_result(revision: Result, path: Path) -> None:
-    """Write the page of one result. Raises UserError where something of it cannot be had, or `path` cannot be written."""
+    """Write the page of one result. Raises UserError if a part of it is nowhere to be found, or `path` cannot be written."""
     atomic.require_writable(path)
     _write(path, _result(predicted.load(revision)))
 
 
-def write_comparison(compared: OfNetworks | OfSeeds, path: Path) -> None:
+def write_comparison(compared: Comparison, path: Path) -> None:
     """Write the page of a comparison; of two networks, with all of network B."""
-    shown: dict[str, Any] = {"compared": compared, "tables": tables_of.tables(compared), "who": tables_of.who(compared)}
-    if isinstance(compared, OfSeeds):
+    tables, who = comparison_tables.tables(compared), comparison_tables.who(compared)
+    shown: dict[str, Any] = {"compared": compared, "tables": tables, "who": who}
+    if isinstance(compared, SeedComparison):
         chart = page_charts.seeds(compared.accuracy.a.values, compared.accuracy.b.values)
         _write(path, {"title": "Seeds against seeds", "sentence": compared.verdict, "seeds_chart": chart, **shown})
         return
@@ -82,16 +58,23 @@ def _result(result: Predicted) -> dict[str, Any]:
     revision, table = result.revision, result.predictions
     measured = summary.summarize(table.probabilities, table.labels, table.class_names)
     with tempfile.TemporaryDirectory() as name:
-        rows = history.read(_copy(revision, _HISTORY, Path(name)))
-        trained = checkpoint.load(_copy(revision, _CHECKPOINT, Path(name)))
+        rows = history.read(_copy(revision, paths.HISTORY, Path(name)))
+        trained = checkpoint.load(_copy(revision, paths.CHECKPOINT, Path(name)))
     images = _test_images(result)
     counts = summary.confusion_counts(table.labels, table.predicted, len(table.class_names))
     return {
         "title": result.title,
         "sentence": _sentence(result, measured),
-        "classes": _classes(table.class_names, counts, measured),
-        "accuracy": measured["accuracy"],
-        "confusion": _confusion(counts),
+        "classes": [
+            # The accuracy of a class is None if it has no test image.
+            {"name": name, "accuracy": each["accuracy"] if number else None, "precision": each["precision"]}
+            for (name, each), number in zip(measured["per_class"].items(), counts.sum(axis=1), strict=True)
+        ],
+        # A square root keeps the few errors beside a strong diagonal visible.
+        "confusion": [
+            [{"count": int(count), "shade": round(100 * math.sqrt(count / max(row.sum(), 1)))} for count in row]
+            for row in counts
+        ],
         "class_names": table.class_names,
         "curves": page_charts.training_curves(rows),
         "reliability": page_charts.reliability_diagram(summary.calibration(table.probabilities, table.labels)),
@@ -107,37 +90,20 @@ def _result(result: Predicted) -> dict[str, Any]:
 
 
 def _sentence(result: Predicted, measured: dict[str, Any]) -> str:
-    names, counts = result.predictions.class_names, np.bincount(result.predictions.labels, minlength=1)
-    present = [name for position, name in enumerate(names) if position < len(counts) and counts[position]]
-    best, worst = (
-        choose(present, key=lambda name: float(measured["per_class"][name]["accuracy"])) for choose in (max, min)
-    )
-    share = {name: f"{100 * measured['per_class'][name]['accuracy']:.1f} %" for name in (best, worst)}
+    present = [result.predictions.class_names[position] for position in np.unique(result.predictions.labels)]
+    accuracy = {name: float(measured["per_class"][name]["accuracy"]) for name in present}
+    best, worst = (choose(present, key=lambda name: accuracy[name]) for choose in (max, min))
     low, high = (100 * measured[f"accuracy_{end}"] for end in ("low", "high"))
     return (
         f"{100 * measured['accuracy']:.2f} % of {len(result.predictions.labels):,} test images are classified right "
-        f"(95 %: {low:.2f} to {high:.2f}); easiest is {best} ({share[best]}), hardest {worst} ({share[worst]})."
+        f"(95 %: {low:.2f} to {high:.2f}); easiest is {best} ({100 * accuracy[best]:.1f} %), "
+        f"hardest {worst} ({100 * accuracy[worst]:.1f} %)."
     )
-
-
-def _classes(names: Sequence[str], counts: np.ndarray, measured: dict[str, Any]) -> list[ClassRow]:
-    rows = []
-    for position, name in enumerate(names):
-        number, each = int(counts[position].sum()), measured["per_class"][name]
-        rows.append(ClassRow(name, number, each["accuracy"] if number else None, each["precision"]))
-    return rows
-
-
-def _confusion(counts: np.ndarray) -> list[list[Cell]]:
-    # A square root keeps the few errors beside a strong diagonal visible.
-    return [
-        [Cell(int(count), round(100 * math.sqrt(count / row.sum())) if count else 0) for count in row] for row in counts
-    ]
 
 
 def _test_images(result: Predicted) -> TestImages:
     with tempfile.TemporaryDirectory() as name:
-        _copy(result.revision, _TEST_IMAGES, Path(name))
+        _copy(result.revision, paths.split("test"), Path(name))
         split = prepared.read_split(Path(name), "test")
     return TestImages(split.images, result.description.normalization)
 

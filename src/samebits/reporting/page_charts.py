@@ -1,4 +1,4 @@
-"""The charts of the report page: SVG that follows the page's colours, light or dark, and can be read on a phone."""
+"""The charts of the report page: SVG in the page's colours, light or dark, readable on a phone."""
 
 import io
 import re
@@ -17,9 +17,9 @@ from samebits.evaluation.metrics.summary import NUM_BINS, Calibration
 from samebits.reporting import canvas
 from samebits.reporting.canvas import BLUE, GRID, INK, LINE, SKY, VERMILLION
 
-_SIZE = 5.0, 3.4  # inches: 360 points, so that a phone shows text in its own size
+_SIZE = 5.0, 3.4  # inches: 360 points wide, so that a phone does not scale the text
 _FONT_SIZE = 11.0
-# What the page's style sheet calls each colour that is drawn with.
+# The name of each colour in the page's style sheet.
 _VARIABLES = {INK: "ink", LINE: "line", GRID: "grid", BLUE: "blue", SKY: "sky", VERMILLION: "vermillion"}
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -34,20 +34,20 @@ _SETTINGS: dict[Any, Any] = {
 
 
 def training_curves(history: pandas.DataFrame) -> Markup:
-    """Draw the losses by training step (columns as `samebits.training.history` has them)."""
+    """Draw the losses by training step, from the columns that `samebits.training.history` names."""
     rows = history.replace([np.inf, -np.inf], np.nan)
 
     def draw(axes: Axes) -> None:
-        for column, colour, dashes, label in (
-            ("train_loss", BLUE, "-", "training"),
-            ("validation_loss", VERMILLION, "--", "validation"),
-        ):
-            known = rows.dropna(subset=column)
+        for name, colour, dashes in (("train", BLUE, "-"), ("validation", VERMILLION, "--")):
+            known = rows.dropna(subset=f"{name}_loss")
             if len(known):
-                marker = "o" if len(known) <= 40 else None
-                axes.plot(
-                    known["step"], known[column], dashes, color=colour, marker=marker, markersize=3.5, label=label
-                )
+                style: dict[str, Any] = {
+                    "color": colour,
+                    "marker": "o" if len(known) <= 40 else None,
+                    "markersize": 3.5,
+                }
+                label = "training" if name == "train" else name
+                axes.plot(known["step"], known[f"{name}_loss"], dashes, label=label, **style)
         axes.set_xlabel("training step")
         axes.set_ylabel("loss")
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -85,10 +85,8 @@ def reliability_diagram(calibration: Calibration) -> Markup:
         axes.set_ylim(0, 1)
         axes.legend(loc="upper left")
 
-    gap = float(
-        (confidence * calibration.count[full] - accuracy * calibration.count[full]).sum() / calibration.count.sum()
-    )
-    direction = "more sure than right" if gap > 0 else "less sure than right"
+    excess = (confidence * calibration.count[full] - accuracy * calibration.count[full]).sum()
+    direction = "more sure than right" if excess > 0 else "less sure than right"
     error = f"{100 * calibration.error:.1f} %"
     return _svg(draw, f"Accuracy by confidence. Expected calibration error {error}; on the whole {direction}.")
 
@@ -112,12 +110,11 @@ def seeds(a: Sequence[float], b: Sequence[float]) -> Markup:
 
 
 def _svg(draw: Callable[[Axes], None], told: str) -> Markup:
+    """Return what `draw` draws as SVG that leaves size, font and colours to the page; `told` describes it in words."""
     target = io.StringIO()
     _save(draw, target)
     text = target.getvalue()
-    text = text[text.index("<svg") :]
-    # The page gives size, font and colours; the metadata says nothing.
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
     text = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font-size: \1", text)
     for colour, name in _VARIABLES.items():

@@ -1,4 +1,4 @@
-"""The images of the report page: which test images are shown, and pictures that lie in the page itself."""
+"""The images of the report page: which test images it shows, as pictures embedded in it."""
 
 import base64
 import io
@@ -16,16 +16,16 @@ from samebits.evaluation.predictions import Predictions
 
 NUM_EXAMPLES = 24
 NUM_FLIPPED = 12  # each way
-_MAX_MISTAKES = 72  # of all classes together; with more classes, those with the lowest accuracy
+_MAX_MISTAKES = 72  # of all classes; if they are too many for it, of those with the most mistakes
 _MAX_MISTAKES_PER_CLASS = 6
 _MAX_FILTERS = 64
 _MAX_TEMPLATES = 40
-_MAX_EXACT_SIDE, _MAX_SIDE = 48, 96  # pixels; larger images are made smaller, and lose what JPEG loses
+_MAX_EXACT_SIDE, _MAX_SIDE = 48, 96  # pixels; larger images become smaller JPEG files
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as a data URI, in words, and what is written under it; `is_right` is None where that is no question."""
+    """An image as a data URI, its description, and what is written under it; `is_right` is None if that is no question."""
 
     source: str
     told: str
@@ -35,30 +35,36 @@ class Picture:
 
 @dataclass(frozen=True)
 class TestImages:
-    """Normalized test images float16 (N, channels, height, width), shown by index."""
+    """Normalized test images, float16 (N, channels, height, width)."""
 
     images: torch.Tensor
     normalization: Normalization
 
     def pixels(self, index: int) -> NDArray[np.uint8]:
-        """Return image `index` as it was before normalization: uint8 (height, width, channels)."""
+        """Return image `index` as before normalization, uint8 (height, width, channels)."""
         image: NDArray[np.uint8] = self.normalization.pixels(self.images[index : index + 1].numpy())[0]
         return image
 
 
 def labelled(images: TestImages, table: Predictions, indices: Sequence[int] | NDArray[np.int64]) -> list[Picture]:
     """Show test images with true and predicted class."""
-    return [_labelled(images, table, int(index)) for index in indices]
+    pictures = []
+    for index in map(int, indices):
+        true, guess = (table.class_names[each[index]] for each in (table.labels, table.predicted))
+        sure = f"{100 * table.probabilities[index].max():.0f} %"
+        is_right = bool(table.is_right[index])
+        told = f"Test image {index}: {true}, taken for {guess} ({sure} sure)"
+        caption = f"{true} {sure}" if is_right else f"{true}, taken for {guess} {sure}"
+        pictures.append(Picture(_uri(images.pixels(index)), told, caption, is_right))
+    return pictures
 
 
 def flipped(images: TestImages, a: Predictions, b: Predictions, indices: NDArray[np.int64]) -> list[Picture]:
-    """Show the test images among `indices` of which B is surest, with what A and B take them for."""
+    """Show those of the test images `indices` that B is surest of, with the predictions of A and B."""
     confidence = b.probabilities[indices].max(axis=1)
-    chosen = indices[np.argsort(-confidence, kind="stable")][:NUM_FLIPPED]
-    names = b.class_names
     pictures = []
-    for index in chosen:
-        true, before, after = (names[each[index]] for each in (b.labels, a.predicted, b.predicted))
+    for index in indices[np.argsort(-confidence, kind="stable")][:NUM_FLIPPED]:
+        true, before, after = (b.class_names[each[index]] for each in (b.labels, a.predicted, b.predicted))
         told = f"Test image {index}, {true}: A says {before}, B says {after}"
         caption = f"{true}: {before} → {after}"
         pictures.append(Picture(_uri(images.pixels(int(index))), told, caption, bool(b.is_right[index])))
@@ -66,7 +72,7 @@ def flipped(images: TestImages, a: Predictions, b: Predictions, indices: NDArray
 
 
 def mistakes(images: TestImages, table: Predictions) -> dict[str, list[Picture]]:
-    """Show the most confident mistakes of each class, the surest first; classes without one are left out."""
+    """Show the most confident mistakes of each class that has any, the most confident first."""
     confidence, wrong = table.probabilities.max(axis=1), ~table.is_right
     number = min(max(_MAX_MISTAKES // len(table.class_names), 1), _MAX_MISTAKES_PER_CLASS)
     counts = {position: int((wrong & (table.labels == position)).sum()) for position in range(len(table.class_names))}
@@ -86,9 +92,9 @@ def least_sure(table: Predictions) -> NDArray[np.int64]:
 
 
 def filters(trained: Checkpoint) -> tuple[str, list[Picture]] | None:
-    """Show the filters of the first convolution over the image, or what a layer over all pixels looks for.
+    """Show the filters of the first convolution over the image, or the weights of a layer over all pixels.
 
-    Grey is a weight of 0. Gives the name of the weights and their pictures; None where no layer can be shown as images.
+    Grey is a weight of 0. Returns the name of the weights and their pictures; None if no layer can be shown as images.
     """
     channels, height, width = trained.description.image_shape
     names = trained.description.class_names
@@ -103,15 +109,6 @@ def filters(trained: Checkpoint) -> tuple[str, list[Picture]] | None:
             shown = weights[:_MAX_TEMPLATES].reshape(-1, channels, height, width)
             return name, [_weights(template, label) for template, label in zip(shown, names, strict=False)]
     return None
-
-
-def _labelled(images: TestImages, table: Predictions, index: int) -> Picture:
-    true, guess = (table.class_names[each[index]] for each in (table.labels, table.predicted))
-    sure = f"{100 * table.probabilities[index].max():.0f} %"
-    is_right = bool(table.is_right[index])
-    told = f"Test image {index}: {true}, taken for {guess} ({sure} sure)"
-    caption = f"{true} {sure}" if is_right else f"{true}, taken for {guess} {sure}"
-    return Picture(_uri(images.pixels(index)), told, caption, is_right)
 
 
 def _weights(weights: torch.Tensor, caption: str) -> Picture:

@@ -1,4 +1,4 @@
-"""The pictures of a result: which views of it are drawn, from its predictions and its history."""
+"""Which pictures of a result are drawn, from its predictions and its history."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What a trained network did on the test images: probabilities (N, classes), true labels (N,), metrics, history."""
+    """A trained network on the test images: probabilities (N, classes), true labels (N,), metrics, history."""
 
     title: str
     class_names: tuple[str, ...]
@@ -35,7 +35,7 @@ class Evaluated:
 
 
 def most_confident_mistakes(result: Evaluated, number: int) -> NDArray[np.int64]:
-    """Return the indices of up to `number` images classified wrong, the most probable first."""
+    """Return the indices of up to `number` misclassified images, the most confident first."""
     wrong = np.flatnonzero(result.predicted != result.labels)
     return wrong[np.argsort(-result.probabilities.max(axis=1)[wrong], kind="stable")][:number]
 
@@ -65,7 +65,7 @@ def draw_charts(result: Evaluated, folder: Path) -> None:
 def draw_images(
     result: Evaluated, heading: str, images: NDArray[np.uint8], indices: NDArray[np.int64], path: Path
 ) -> None:
-    """Draw `images` (N, height, width, channels), the test images at `indices`, with true and predicted label."""
+    """Draw `images` (N, height, width, channels), which are the test images `indices`, with true and predicted label."""
     labels, predicted = result.labels[indices], result.predicted[indices]
     captions = [
         result.class_names[true]

@@ -1,11 +1,11 @@
-"""What a person reads in the terminal about a result."""
+"""A result as text for the terminal."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def accuracy_table(metrics: Mapping[str, Any]) -> str:
-    """Return accuracy with its 95 % interval, and accuracy by class as bars, for the metrics that evaluate wrote."""
+    """Return accuracy with its 95 % interval, and accuracy by class as bars, from the metrics that evaluate wrote."""
     low, high = (100 * metrics[f"accuracy_{end}"] for end in ("low", "high"))
     lines = [f"accuracy {100 * metrics['accuracy']:.2f} %  (95 %: {low:.2f} to {high:.2f})"]
     width = max(len(name) for name in metrics["per_class"])
