@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from samebits import params, parts, recipe_links
 from tests.conftest import PROJECT, Repository
 
 # Writes each file that the process opens or imports into a log; sitecustomize is imported before anything else.
@@ -30,15 +31,15 @@ sys.addaudithook(watch)
 EXEMPT = (
     *("src/samebits/tracking/", "src/samebits/repository/", "mlflow.db", "mlartifacts/"),
     *("src/samebits/__init__.py", "src/samebits/errors.py", "src/samebits/processes.py", "src/samebits/core_locks.py"),
-    "src/samebits/paths.py",
+    # Checks and names parameters, which are dependencies themselves, and finds a part's module by its name.
+    *("src/samebits/params.py", "src/samebits/parts.py", "src/samebits/quantities.py", "src/samebits/paths.py"),
     *(f"src/samebits/stage/{name}.py" for name in ("inputs", "changes", "records", "confirmation")),
     *(".samebits/", ".git/", "params.yaml"),
 )
 # Of evaluate alone: it reads the pictures for its MLflow run, and forgets the resume points of the training.
 EXEMPT_IN_EVALUATE = ("data/plots/", "src/samebits/training/resume.py")
 # Code that only some values of params.yaml make a stage import.
-CHOSEN_BY_PARAMETERS = ("models/lab.py", "models/linear.py", "models/speed.py")
-CHOSEN_BY_PARAMETERS += ("data/decoding.py", "data/image_files.py", "data/images.py", "data/vision.py")
+CHOSEN_BY_PARAMETERS = ("data/decoding.py", "data/image_files.py", "data/images.py", "data/vision.py")
 
 
 def opened(repository: Repository, folder: Path, recipe: str) -> dict[str, set[str]]:
@@ -56,10 +57,19 @@ def opened(repository: Repository, folder: Path, recipe: str) -> dict[str, set[s
     return files
 
 
-def definitions(repository: Repository) -> dict[str, dict]:
-    """Return the stages of dvc.yaml as DVC resolves them for the data source in use."""
+def definitions(repository: Repository, recipe: str) -> dict[str, dict]:
+    """Return the stages of dvc.yaml as DVC resolves them, with the targets of links in place of folders of links."""
     source = yaml.safe_load((repository.root / "params.yaml").read_text())["data"]["source"]
-    return yaml.safe_load((repository.root / "dvc.yaml").read_text().replace("${data.source}", source))["stages"]
+    text = (repository.root / "dvc.yaml").read_text().replace("${data.source}", source).replace("${recipe}", recipe)
+    stages = yaml.safe_load(text)["stages"]
+    for definition in stages.values():
+        definition["deps"] = [each for path in definition["deps"] for each in followed(repository.root, path)]
+    return stages
+
+
+def followed(root: Path, path: str) -> list[str]:
+    links = sorted((root / path).iterdir()) if path.startswith("recipes/") else []
+    return [str(link.resolve().relative_to(root.resolve())) for link in links] or [path]
 
 
 def is_only_a_docstring(path: Path) -> bool:
@@ -91,7 +101,7 @@ def undeclared(stage: str, definition: dict, files: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("recipe", ["lab", "linear"])
 def test_every_file_that_a_stage_opens_is_declared(recipe: str, done: Repository, tmp_path: Path) -> None:
-    stages = definitions(done)
+    stages = definitions(done, recipe)
     files = opened(done, tmp_path / "watch", recipe)
     assert set(files) == set(stages)
     for stage, definition in stages.items():
@@ -113,11 +123,49 @@ def test_outputs_do_not_depend_on_tracking(done: Repository) -> None:
     assert (done.root / "dvc.lock").read_bytes() == before
 
 
-def test_a_new_network_makes_nothing_stale(done: Repository) -> None:
-    (done.root / "src/samebits/models/wide.py").write_text('"""A network that no recipe uses yet."""\n')
+def test_what_no_bit_depends_on_makes_nothing_stale(done: Repository) -> None:
+    """A new part, an edit of one that the recipe does not use, a new recipe that shares a network, checks of parameters."""
+    package = done.root / "src/samebits"
+    for kind in parts.KINDS.values():
+        (package / kind.folder / "new.py").write_text('"""A part that no recipe uses yet."""\n')
+    for name in (
+        "models/speed.py",
+        "training/optimizers/muon.py",
+        "evaluation/metrics/top_k.py",
+        "params.py",
+        "parts.py",
+    ):
+        with (package / name).open("a") as file:
+            file.write("\n# An edit.\n")
+    done.edit(lambda values: values["recipes"].update(twin=values["recipes"]["lab"]))
+    done.run("samebits", "link", PYTHONPATH="src")
+    assert (done.root / "recipes/twin/train/sgd.py").resolve() == package / "training/optimizers/sgd.py"
     pyproject = done.root / "pyproject.toml"
     pyproject.write_text(pyproject.read_text().replace("line-length = 120", "line-length = 100"))
+    assert "up to date" in done.run("dvc", "status").stdout
     assert done.repro() == []
+    done.run("python", "-m", "samebits.gate.lock_check")
+
+
+@pytest.mark.parametrize(
+    ("edited", "stages"),
+    [
+        ("models/lab.py", ["train", "evaluate"]),
+        ("training/optimizers/sgd.py", ["train"]),
+        ("evaluation/metrics/summary.py", ["evaluate"]),
+    ],
+)
+def test_an_edit_of_a_part_runs_the_stages_that_use_it(edited: str, stages: list[str], done: Repository) -> None:
+    with (done.root / "src/samebits" / edited).open("a") as file:
+        file.write("\n# An edit.\n")
+    assert done.repro() == stages
+
+
+def test_the_recipes_link_what_they_use() -> None:
+    recipes = params.load(PROJECT / "params.yaml").recipes
+    assert recipe_links.missing(PROJECT, recipes) == {}
+    links = {path.relative_to(PROJECT) for path in (PROJECT / "recipes").rglob("*") if path.is_symlink()}
+    assert links == {link for name, recipe in recipes.items() for link in recipe_links.expected(name, recipe)}
 
 
 def test_a_new_data_source_makes_nothing_stale(done: Repository) -> None:
