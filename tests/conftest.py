@@ -144,7 +144,7 @@ def fresh_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("fresh") / "samebits"
     for name in project_files():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(PROJECT / name, root / name)
+        shutil.copy2(PROJECT / name, root / name, follow_symlinks=False)
     repository = Repository(root)
     repository.edit(make_tiny)
     repository.run("git", "init", "--quiet", "--initial-branch=main")

@@ -20,7 +20,7 @@ def is_comparing():
     frame = sys._getframe().f_back.f_back  # None: Python itself opens the script
     while frame and os.path.basename(frame.f_code.co_filename) in ("pathlib.py", "digests.py", "hashlib.py"):
         frame = frame.f_back
-    return frame and frame.f_code.co_filename.endswith(("samebits/stage/inputs.py", "samebits/stage/changes.py"))
+    return frame and frame.f_code.co_filename.endswith(("samebits/stage/inputs.py", "samebits/stage/changes.py", "samebits/parts.py"))
 def watch(event, arguments):
     if event == "open" and stage and isinstance(arguments[0], (str, bytes)) and not is_comparing():
         os.write(log, os.fsencode(f"{stage}\\t{os.path.realpath(os.fsdecode(arguments[0]))}\\n"))
