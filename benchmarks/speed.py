@@ -43,18 +43,20 @@ def plain(dtype: torch.dtype) -> Measure:
 def recipe(is_small: bool, is_whitening_trained: bool, num_threads: int | None = None) -> Measure:
     """A step of the recipe as train runs it: images a second, augmentation and all."""
     chosen = params.load(Path("params.yaml")).recipes["speed"]
-    assert chosen.train.muon is not None and chosen.train.resizing is not None
     runtime.make_deterministic(num_threads or chosen.train.num_threads)
     runtime.keep_memory()
     data = drawn.training_images(NUM_STEPS * chosen.train.batch_size)
     # A linear schedule that ends with the first step, or not here: with it, or without, the whitening bias is trained.
-    rest = chosen.train.muon.model_copy(update={"whitening_bias_num_epochs": 1000 if is_whitening_trained else 1})
+    muon = chosen.train.optimizer.model_copy(update={"whitening_bias_num_epochs": 1000 if is_whitening_trained else 1})
+    # Smaller images in every epoch, or in none.
+    augmentation = [
+        each.model_copy(update={"num_epochs": 1000}) if each.name == "resize" else each
+        for each in chosen.train.augmentation
+        if is_small or each.name != "resize"
+    ]
+    num_epochs = 1 if is_whitening_trained else NUM_STEPS
     settings = chosen.train.model_copy(
-        update={
-            "num_epochs": 1 if is_whitening_trained else NUM_STEPS,
-            "muon": rest,
-            "resizing": chosen.train.resizing.model_copy(update={"num_epochs": 1000}) if is_small else None,
-        }
+        update={"num_epochs": num_epochs, "optimizer": muon, "augmentation": augmentation}
     )
     if not is_whitening_trained:
         data = Split(data.images[: settings.batch_size], data.labels[: settings.batch_size])
@@ -89,7 +91,6 @@ def matrix_product() -> Measure:
 def rows() -> list[Row]:
     """Return the rows of the speed recipe."""
     train = params.load(Path("params.yaml")).recipes["speed"].train
-    assert train.resizing is not None and train.muon is not None
     rates = in_turn(
         {
             "matrix": matrix_product,
@@ -102,7 +103,9 @@ def rows() -> list[Row]:
             "matrix again": matrix_product,
         }
     )
-    num_small, num_trained = train.resizing.num_epochs, train.muon.whitening_bias_num_epochs
+    (resize,) = (each for each in train.augmentation if each.name == "resize")
+    num_small = resize.settings["num_epochs"]
+    num_trained = train.optimizer.settings["whitening_bias_num_epochs"]
     assert num_trained <= num_small
     epochs = {"small, whitening trained": num_trained, "small": num_small - num_trained}
     epochs["full"] = train.num_epochs - num_small

@@ -43,7 +43,8 @@ def broken(page: Path, text: str) -> list[str]:
         linked = page.parent / path if path else page
         if not linked.exists() or (anchor and anchor not in headings(linked)):
             missing.append(target)
-    written = outputs()
+    # A tutorial writes the files whose names stand above their content.
+    written = outputs() | set(re.findall(r"`([\w/.]+)`:\n\n```", text))
     prose = re.sub(r"^    .*$", "", text, flags=re.MULTILINE)  # commands may name files that the user has
     for code in CODE.findall(prose):
         if FILE.fullmatch(code) and code not in written and not any((folder / code).exists() for folder in FOLDERS):

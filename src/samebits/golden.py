@@ -20,21 +20,24 @@ from samebits.training import loop
 
 NUM_STEPS = 20
 MAX_BATCH_SIZE = 100
+MAX_BATCH_SIZE_OF_LARGE = 10  # for networks of more than LARGE parameters
+LARGE = 2_500_000
 
 
 def measure(recipe: params.Recipe, seed: int) -> dict[str, Any]:
     """Train `recipe` for 20 steps on the CPU: the loss of each step, and the SHA-256 of the weights after them.
 
-    In float32, which every machine computes, and in mini-batches of at most 100, a matter of seconds.
+    In float32, which every machine computes, and in small mini-batches: a matter of seconds.
     """
-    batch_size = min(recipe.train.batch_size, MAX_BATCH_SIZE)
     runtime.make_deterministic(recipe.train.num_threads)
+    image_shape = (3, shapes.SIDE, shapes.SIDE)
+    network = models.build(recipe.model, image_shape, len(shapes.CLASS_NAMES), seed)
+    is_large = sum(parameter.numel() for parameter in network.parameters()) > LARGE
+    batch_size = min(recipe.train.batch_size, MAX_BATCH_SIZE_OF_LARGE if is_large else MAX_BATCH_SIZE)
     images, labels = shapes.draw(NUM_STEPS * batch_size, 0, "train", progress=False)
     tensor = torch.from_numpy(normalization.of_images("per_channel", images).apply(images))
     data = Split(tensor, torch.from_numpy(labels))
     nothing = Split(data.images[:0], data.labels[:0])
-    channels, height, width = tensor.shape[1:]
-    network = models.build(recipe.model, (channels, height, width), len(shapes.CLASS_NAMES), seed)
     small = {"num_epochs": 1, "report_every_steps": 1, "batch_size": batch_size, "precision": "float32"}
     settings = recipe.train.model_copy(update=small)
     history = loop.train(network, data, nothing, settings, seed, lambda *_: None)

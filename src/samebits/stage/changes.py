@@ -155,8 +155,19 @@ def _decides(inputs: Inputs, key: str) -> bool:
 
 def _override(key: str, value: Any, is_there: bool) -> str:
     """Return a value as `dvc exp run --set-param` takes it."""
-    is_plain = isinstance(value, str) and re.fullmatch(r"[\w./-]+", value)
-    return f"{'' if is_there else '+'}{key}={value if is_plain else json.dumps(value, ensure_ascii=False)}"
+    return f"{'' if is_there else '+'}{key}={_in_hydra(value)}"
+
+
+def _in_hydra(value: Any) -> str:
+    # Hydra's grammar: like JSON, but the keys of a mapping have no quotes.
+    match value:
+        case list():
+            return f"[{', '.join(map(_in_hydra, value))}]"
+        case dict():
+            return f"{{{', '.join(f'{key}: {_in_hydra(each)}' for key, each in value.items())}}}"
+        case str() if re.fullmatch(r"[\w./-]+", value):
+            return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _values(content: bytes) -> dict[str, Any] | None:
