@@ -265,7 +265,7 @@ def test_a_full_disk_costs_one_line_and_loses_nothing(quick: Repository, tmp_pat
 
 def test_a_repository_without_results_costs_one_line(fresh: Repository, tmp_path: Path) -> None:
     remotes.folder(tmp_path / "team").add_to(fresh)
-    assert "knows no result yet: run `dvc repro`" in the_line(share(fresh, ok=False))
+    assert "has no result yet: run `dvc repro`" in the_line(share(fresh, ok=False))
     outside = Repository(tmp_path / "outside")
     outside.root.mkdir()
     assert "has no .dvc: run this in the root of a clone" in the_line(share(outside, ok=False))

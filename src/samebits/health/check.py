@@ -11,7 +11,7 @@ from samebits.data import sources
 from samebits.errors import UserError
 from samebits.health import cached_objects, libraries, lost_experiments, stage_records, stale_locks, tracking_database
 from samebits.health.check_result import CheckResult, listed, note, ok, shown, size, wrong
-from samebits.paths import PARAMETERS
+from samebits.paths import PARAMETERS, PINS
 from samebits.repository import cache as caches
 from samebits.repository import git
 from samebits.repository.cache import Cache
@@ -38,8 +38,8 @@ def check(root: Path, repair: bool) -> int:
 
     checks = (
         _git(root),
-        libraries.check_compute(root),
-        libraries.check_others(root),
+        libraries.check_pins(root, PINS),
+        libraries.check_pins(root, libraries.OTHER_PINS),
         libraries.check_torchvision(),
         _raw_data(root),
         cached_objects.check(root, cache, repair, has_remote),

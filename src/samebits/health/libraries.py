@@ -8,26 +8,20 @@ from samebits.health.check_result import CheckResult, listed, note, ok, wrong
 from samebits.paths import PINS
 
 INSTALL = "run `pip install -e .`"
-_OTHER_PINS = "requirements.lock"
+OTHER_PINS = "requirements.lock"
 
 
-def check_compute(root: Path) -> Iterator[CheckResult]:
-    """Check the libraries that decide numbers: any other version is wrong."""
-    number, differing, missing = _differences(root / PINS)
-    if differing or missing:
-        yield wrong(f"{PINS}, which decides numbers: {', '.join(missing + differing)}", INSTALL)
+def check_pins(root: Path, lock: str) -> Iterator[CheckResult]:
+    """Check the libraries of a lock file. A missing one is wrong, another version only if it decides numbers."""
+    number, differing, missing = _differences(root / lock)
+    named = missing + differing
+    if not named:
+        yield ok(f"the {number} libraries of {lock} are installed as pinned")
+    elif lock == PINS:
+        yield wrong(f"{lock}, which decides numbers: {', '.join(named)}", INSTALL)
     else:
-        yield ok(f"the {number} libraries of {PINS} are installed as pinned")
-
-
-def check_others(root: Path) -> Iterator[CheckResult]:
-    """Check the libraries that decide no number: a missing one is wrong, another version only worth a note."""
-    number, differing, missing = _differences(root / _OTHER_PINS)
-    if named := missing + differing:
-        what = f"{_OTHER_PINS}, which decides no number: {len(named)} of {number} libraries differ: {listed(named)}"
+        what = f"{lock}, which decides no number: {len(named)} of {number} libraries differ: {listed(named)}"
         yield (wrong if missing else note)(what, INSTALL)
-    else:
-        yield ok(f"the {number} libraries of {_OTHER_PINS} are installed as pinned")
 
 
 def check_torchvision() -> Iterator[CheckResult]:
