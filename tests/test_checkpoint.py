@@ -294,3 +294,16 @@ def test_a_small_file_that_claims_large_images_takes_no_memory(tmp_path: Path) -
     done = subprocess.run([sys.executable, "-c", CLAIMING, path], env=environment, capture_output=True, text=True)
     seconds, kilobytes, line = done.stdout.split(maxsplit=2)
     assert float(seconds) < 10 and int(kilobytes) < 300_000 and "size mismatch for fc1.weight" in line
+
+
+def test_a_network_of_the_first_format_is_read(tmp_path: Path) -> None:
+    """As commit cde7168 wrote it: the network speed named its initialization, and other settings had other places."""
+    model = params.part("model", {"name": "speed"})
+    network = models.build(model, (3, 32, 32), 3, seed=5)
+    train = {"optimizer": "muon", "learning_rate": 0.24, "muon": {"momentum": 0.85}, "flip": "alternating"}
+    recipe = {"recipe": "speed", "seed": 0, "train": train}
+    recipe["model"] = {"name": "speed", "initialization": "partial_identity"}
+    path = tmp_path / "checkpoint"
+    checkpoint.save(path, Checkpoint(network.state_dict(), recipe, make("lab", (3, 32, 32)).description))
+    read = checkpoint.load(path).network()
+    assert all(torch.equal(tensor, read.state_dict()[name]) for name, tensor in network.state_dict().items())

@@ -103,9 +103,11 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"{path} is not a checkpoint of samebits, or is damaged ({_one_line(error)})") from None
 
 
-def _of_today(model: dict[str, Any]) -> dict[str, Any]:
-    """Return the section `model` of any version as today's: the initialization of speed was named once."""
-    return {key: value for key, value in model.items() if (key, value) != ("initialization", "partial_identity")}
+def _of_today(model: Any) -> Any:
+    """Return the section `model` of any version as today's: earlier ones named the only initialization of speed."""
+    if isinstance(model, dict) and model.get("initialization") == "partial_identity":
+        return {key: value for key, value in model.items() if key != "initialization"}
+    return model
 
 
 def _one_line(error: Exception) -> str:
