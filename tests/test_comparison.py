@@ -74,7 +74,7 @@ def refusal(repository: Repository, a: str, b: str, with_seeds: bool = False) ->
 def test_two_networks_in_every_form(family: Repository) -> None:
     before = family.status(), (family.root / "dvc.lock").read_bytes(), (family.root / PREDICTIONS).read_bytes()
     shown = family.run("samebits", "compare", "main", "fast-0")
-    assert "B differs in: train.momentum 0.9 → 0.8" in shown.stdout
+    assert "B differs in: train.optimizer.momentum 0.9 → 0.8" in shown.stdout
     assert "On these 400 images network B is right on " in shown.stdout
     assert "Whether the change caused it, one training per side cannot tell: run more seeds." in shown.stdout
     assert "accuracy, %" in shown.stdout and "p (Holm)" in shown.stdout and "crescent" in shown.stdout
@@ -84,7 +84,7 @@ def test_two_networks_in_every_form(family: Repository) -> None:
     accuracy = values["accuracy"]
     assert accuracy["only_b"] - accuracy["only_a"] == pytest.approx(NUM_IMAGES * accuracy["difference"]["value"])
     assert accuracy["difference"]["low"] > 0 and accuracy["is_significant"] and accuracy["p"] < 0.05
-    assert len(values["per_class"]) == 10 and values["a"]["parameters"]["train.momentum"] == "0.9"
+    assert len(values["per_class"]) == 10 and values["a"]["parameters"]["train.optimizer.momentum"] == "0.9"
 
     markdown = family.run("samebits", "compare", "main", "fast-0", "--markdown").stdout
     assert "| accuracy, %" in markdown and "<details>" in markdown and markdown.startswith("**On these 400 images")
@@ -111,7 +111,9 @@ def test_groups_of_seeds_by_pattern(family: Repository) -> None:
     assert isinstance(compared, SeedComparison)
     assert [result.revision.name for result in compared.a] == ["slow-0", "slow-1", "slow-2"]
     assert compared.accuracy.p is not None and compared.accuracy.p < 0.05
-    assert compared.verdict.startswith("B is better by ") and compared.differences == ["train.momentum 0.9 → 0.8"]
+    assert compared.verdict.startswith("B is better by ") and compared.differences == [
+        "train.optimizer.momentum 0.9 → 0.8"
+    ]
     assert not compared.is_worse(0)
     turned = outcome.compare(family.root, "fast-*", "slow-*", False)
     assert turned.verdict.startswith("B is worse by ") and turned.is_worse(0) and not turned.is_worse(60)
@@ -202,7 +204,7 @@ def test_own_images_are_told_apart_whatever_else_differs(fresh: Repository, tmp_
         fresh.commit(name)
     assert "have different test sets" in refused(fresh, "main", "replaced")
     first, other = (selection.find(fresh.root, name) for name in ("main", "replaced"))
-    expected = ["train.learning_rate 0.001 → 0.002", str(images), paths.DATASET]
+    expected = ["train.optimizer.learning_rate 0.001 → 0.002", str(images), paths.DATASET]
     assert predicted.differences(first, other) == expected
 
     a, b = predicted.load(first), predicted.load(other)

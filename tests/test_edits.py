@@ -206,7 +206,7 @@ EDITS = {
     "commit": commit_edit,
     "commit of code": commit_code,
 }
-LEARNING_RATE = ("--set-param", f"{TRAIN}.learning_rate=0.01")
+LEARNING_RATE = ("--set-param", f"{TRAIN}.optimizer.learning_rate=0.01")
 COMMANDS = (
     *[("dvc", "repro", "train")] * 4,
     *[("dvc", "repro")] * 3,
@@ -337,7 +337,7 @@ class Truth:
         assert params["recipe"] == "lab"
         named = Named(params["seed"], num_test=tests[0], is_other_code=self._codes[stage.dependencies[CODE]])
         if name == "train":
-            yield replace(named, learning_rate=params[TRAIN]["learning_rate"])
+            yield replace(named, learning_rate=params[TRAIN]["optimizer"]["learning_rate"])
             return
         named = replace(named, num_pictures=params["recipes.lab.evaluate"]["num_pictures"])
         for rate in (0.001, 0.01):
@@ -349,7 +349,7 @@ class Truth:
         assert params["recipe"] == "lab"
         named = Named(
             int(params["seed"]),
-            float(params["train.learning_rate"]),
+            float(params["train.optimizer.learning_rate"]),
             int(params["evaluate.num_pictures"]),
             num_test=int(params["data.shapes.num_test"]),
         )

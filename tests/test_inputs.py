@@ -92,7 +92,7 @@ def longer(fresh: Repository) -> Repository:
 def test_parameters_edited_while_a_training_runs_are_not_recorded_and_nothing_is_lost(longer: Repository) -> None:
     code, output = while_it_trains(longer, lambda: longer.edit(set_learning))
     assert code != 0 and "Traceback" not in output
-    changes = r"seed 0 → 7, recipes\.lab\.train\.learning_rate 0\.001 → 0\.01"
+    changes = r"seed 0 → 7, recipes\.lab\.train\.optimizer\.learning_rate 0\.001 → 0\.01"
     # It says so at the next report, long before the end.
     (warned,) = [
         number for number, line in enumerate(output.splitlines()) if re.match(f"warning: {changes} while", line)
@@ -110,7 +110,7 @@ def test_parameters_edited_while_a_training_runs_are_not_recorded_and_nothing_is
     assert (longer.root / "params.yaml").read_bytes() == edited
     commit = git.commit(longer.root, "refs/exps/*/*/taken") or git.experiments(longer.root, "taken")[0]
     params = dvc_lock.read(git.read(longer.root, commit, "dvc.lock"), "dvc.lock").stages["train"].params
-    assert params["seed"] == 0 and params["recipes.lab.train"]["learning_rate"] == 0.001
+    assert params["seed"] == 0 and params["recipes.lab.train"]["optimizer"]["learning_rate"] == 0.001
     (run,) = finished_runs(longer)
     assert run.data.params["seed"] == "0" and run.data.tags["samebits.experiments"] == "taken"
 
@@ -187,7 +187,9 @@ def test_evaluate_refuses_a_network_that_was_not_asked_for(done: Repository) -> 
     refused = done.run("python", "stages/evaluate.py", ok=False)
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     (line,) = refused.stderr.splitlines()
-    assert line.startswith(f"error: {CHECKPOINT} was trained with seed 0, not 7, train.learning_rate 0.001, not 0.01: ")
+    assert line.startswith(
+        f"error: {CHECKPOINT} was trained with seed 0, not 7, train.optimizer.learning_rate 0.001, not 0.01: "
+    )
     assert (done.root / "metrics/evaluate.json").read_bytes() == before
 
 

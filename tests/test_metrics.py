@@ -108,7 +108,7 @@ def test_perfect_predictions() -> None:
 def test_outputs_of_a_diverged_network_are_refused(value: float) -> None:
     probabilities = example()
     probabilities[1, 2] = value
-    with pytest.raises(UserError, match=r"^.*not finite.*train\.learning_rate.*$"):
+    with pytest.raises(UserError, match=r"^.*not finite.*train\.optimizer\.learning_rate.*$"):
         summary.summarize(probabilities, LABELS, CLASSES)
 
 

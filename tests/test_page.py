@@ -70,7 +70,7 @@ def test_a_result_on_one_page(result: Repository, browser: Browser) -> None:
         "least sure",
         "conv1.weight",
         "filter 6",
-        "train.learning_rate",
+        "train.optimizer.learning_rate",
         commit,
     ):
         assert expected in text, expected

@@ -95,7 +95,7 @@ def test_a_diverging_training_stops_with_one_line_and_leaves_the_result_alone(do
     assert failed.returncode != 0
     (line,) = [line for line in failed.stderr.splitlines() if line.startswith("error:")]
     assert re.search(
-        r"loss is (nan|inf) at step \d+ with learning_rate 1000000000000.0; lower train.learning_rate", line
+        r"loss is (nan|inf) at step \d+ with learning_rate 1000000000000.0; lower train.optimizer.learning_rate", line
     )
     assert "Traceback" not in failed.stderr
     assert done.status() == " M params.yaml\n"
