@@ -161,7 +161,8 @@ def record(store: Store, content: RunContent, opened: OpenRun | None = None, *, 
             return "completed" if metrics or files else "there"
         _log(store, run_id, tags=content.result_tags | ({} if is_live else _WRITTEN_LATER))  # now it can be found
         store.client.set_terminated(run_id, "FINISHED")
-        for key in () if is_live else process_tags():  # this process did not make the result
+        # Nobody continues a complete training; and the process that writes an older result did not make it.
+        for key in ([_TRAINING] if content.training else []) if is_live else process_tags():
             store.client.delete_tag(run_id, key)
         return "new"
 
