@@ -129,3 +129,23 @@ def test_a_folder_that_cannot_be_used_costs_a_note(tmp_path: Path, is_file: bool
     assert done.returncode == 0 and done.stdout
     (line,) = done.stderr.splitlines()
     assert line.startswith("note: trainings on this machine do not take turns (")
+
+
+def test_a_link_in_place_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "0").write_text("precious")
+    (tmp_path / f"samebits-cores-{os.getuid()}").symlink_to(elsewhere)
+    done = subprocess.run([sys.executable, "-c", TRAINING, "1", "0.1", "60"], capture_output=True, text=True)
+    assert done.returncode == 0 and "do not take turns" in done.stderr and "a link" in done.stderr
+    assert [path.name for path in elsewhere.iterdir()] == ["0"] and (elsewhere / "0").read_text() == "precious"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can make a folder that belongs to another user")
+def test_a_folder_of_another_user_is_not_used(tmp_path: Path) -> None:
+    folder = tmp_path / f"samebits-cores-{os.getuid()}"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    done = subprocess.run([sys.executable, "-c", TRAINING, "1", "0.1", "60"], capture_output=True, text=True)
+    assert done.returncode == 0 and "do not take turns" in done.stderr and "another user made it" in done.stderr
+    assert not list(folder.iterdir())

@@ -4,7 +4,9 @@ oneDNN's threads spin while they wait for each other. Two trainings of two threa
 times as long as one if the system shares the cores out, and twice as long if they take turns.
 """
 
+import errno
 import os
+import stat
 import sys
 import tempfile
 import time
@@ -69,7 +71,10 @@ def _locks() -> tuple[list[FileLock], list[FileLock]]:
     """Return the lock of the process that is next, and those of the cores; none if the folder cannot be used."""
     folder = Path(tempfile.gettempdir()) / f"samebits-cores-{os.getuid()}"
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        if stat.S_ISLNK(status.st_mode) or status.st_uid != os.getuid():  # its maker chooses which files we overwrite
+            raise OSError(errno.EPERM, "another user made it, or it is a link")
         FileLock(folder / "next").acquire(timeout=0).lock.release()
     except Timeout:
         pass
