@@ -231,7 +231,7 @@ def test_every_file_that_prepare_opens_is_declared(fresh: Repository, tmp_path: 
     use_folder(fresh, str(tmp_path / "images"))
     files = opened(fresh, tmp_path / "watch", "linear")
     assert {f"src/samebits/data/{name}.py" for name in ("decoding", "image_files", "images")} <= files["prepare"]
-    assert undeclared("prepare", definitions(fresh)["prepare"], files["prepare"]) == set()
+    assert undeclared("prepare", definitions(fresh, "linear")["prepare"], files["prepare"]) == set()
 
 
 def test_the_other_sources_depend_on_nothing_there(done: Repository) -> None:

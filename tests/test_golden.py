@@ -14,18 +14,19 @@ from tests.conftest import PROJECT
 
 SETTINGS = params.load(PROJECT / "params.yaml")
 RECORDED: dict[str, dict[str, Any]] = json.loads((PROJECT / "tests/golden.json").read_text())
-# Nats, at any of the 20 steps, and a factor of the learning rate that moves a loss by more. With SGD other instruction sets moved a loss
-# by 5e-7 and a learning rate × 1.01 by 7e-5. Muon orthogonalizes in bfloat16, which rounds so coarsely that other sets move a loss by
-# 0.008; AdamW divides by gradients that may be next to nothing.
-TOLERANCES = {"muon": (0.03, 1.5), "adamw": (0.03, 1.5)}
+# Nats, at any of the first so many steps, and a factor of the learning rate that moves a loss by more. With SGD other instruction sets moved a
+# loss by 5e-7 and a learning rate × 1.01 by 7e-5. Muon orthogonalizes in bfloat16, which rounds so coarsely that they moved one by 0.008.
+# AdamW divides by gradients that may be next to nothing: they moved the fifth loss by 0.003 and the last by 0.3.
+TOLERANCES = {"muon": (0.03, 1.5, 20), "adamw": (0.01, 1.5, 5)}
 
 
-def tolerance(recipe: params.Recipe) -> tuple[float, float]:
-    return TOLERANCES.get(recipe.train.optimizer.name, (5e-6, 1.01))
+def tolerance(recipe: params.Recipe) -> tuple[float, float, int]:
+    return TOLERANCES.get(recipe.train.optimizer.name, (5e-6, 1.01, 20))
 
 
-def difference(measured: dict[str, Any], recorded: dict[str, Any]) -> float:
-    return max(abs(one - other) for one, other in zip(measured["losses"], recorded["losses"], strict=True))
+def difference(measured: dict[str, Any], recorded: dict[str, Any], num_steps: int) -> float:
+    pairs = list(zip(measured["losses"], recorded["losses"], strict=True))
+    return max(abs(one - other) for one, other in pairs[:num_steps])
 
 
 @pytest.mark.parametrize("name", SETTINGS.recipes)
@@ -33,7 +34,7 @@ def test_the_first_steps_are_the_recorded_ones(name: str, monkeypatch: pytest.Mo
     monkeypatch.chdir(PROJECT)
     recipe = SETTINGS.recipes[name]
     measured, kind = golden.measure(recipe, SETTINGS.seed), golden.kind_of_machine(recipe)
-    limit, _ = tolerance(recipe)
+    limit, _, num_steps = tolerance(recipe)
     if name not in RECORDED:
         warnings.warn(f"{name}: run twice, for nothing of it is recorded: run `make golden`", stacklevel=1)
         assert golden.measure(recipe, SETTINGS.seed) == measured
@@ -42,19 +43,19 @@ def test_the_first_steps_are_the_recorded_ones(name: str, monkeypatch: pytest.Mo
         assert measured == RECORDED[name][kind]
     else:
         warnings.warn(f"{name}: compared within {limit}, for this kind of machine is not recorded", stacklevel=1)
-        assert all(difference(measured, recorded) < limit for recorded in RECORDED[name].values())
+        assert all(difference(measured, recorded, num_steps) < limit for recorded in RECORDED[name].values())
 
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_the_tolerance_tells_a_changed_training_apart(name: str) -> None:
     recipe = SETTINGS.recipes[name]
     (recorded, *_) = RECORDED[name].values()
-    limit, factor = tolerance(recipe)
+    limit, factor, num_steps = tolerance(recipe)
     optimizer = recipe.train.optimizer
     faster = optimizer.model_copy(update={"learning_rate": optimizer.settings["learning_rate"] * factor})
     changed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"optimizer": faster})})
-    assert difference(golden.measure(changed, SETTINGS.seed), recorded) > limit
-    assert difference(golden.measure(recipe, SETTINGS.seed + 1), recorded) > limit
+    assert difference(golden.measure(changed, SETTINGS.seed), recorded, num_steps) > limit
+    assert difference(golden.measure(recipe, SETTINGS.seed + 1), recorded, num_steps) > limit
 
 
 def test_another_instruction_set_is_another_kind_and_within_the_tolerance() -> None:
