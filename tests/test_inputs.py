@@ -201,6 +201,13 @@ def poison(repository: Repository) -> None:
     repository.run("python", "-c", save)
 
 
+def test_the_lock_check_says_which_stage_has_no_record(done: Repository) -> None:
+    recorded = done.root / "dvc.lock"
+    recorded.write_text(recorded.read_text().partition("  evaluate:\n")[0])  # the last stage
+    gate = done.run("python", "-m", "samebits.gate.lock_check", ok=False)
+    assert "(evaluate: no record): run `dvc repro`" in gate.stderr
+
+
 def test_a_false_record_from_a_colleague_is_found_by_name(done: Repository, tmp_path: Path) -> None:
     remotes.folder(tmp_path / "team").add_to(done)
     done.commit("a remote")
@@ -214,6 +221,9 @@ def test_a_false_record_from_a_colleague_is_found_by_name(done: Repository, tmp_
     assert refused.returncode == 1 and line.startswith("error: dvc.lock is false (") and what in line
     gate = done.run("python", "-m", "samebits.gate.lock_check", ok=False)
     assert gate.returncode == 1 and f"dvc.lock is false ({what})" in gate.stderr
+    with (done.root / "stages/evaluate.py").open("a") as file:
+        file.write("# stale as well\n")
+    assert done.run("python", "-m", "samebits.gate.lock_check", ok=False).stderr == gate.stderr
 
     colleague.edit(lambda values: values.update(seed=7))
     repro = colleague.run("dvc", "repro", "--pull", ok=False)

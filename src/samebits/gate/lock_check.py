@@ -19,17 +19,18 @@ def require_fresh(root: Path) -> None:
     record = dvc_lock.of_workspace(root)
     if not record.stages:
         raise UserError(f"{root} has no {LOCK}: run `dvc repro`")
+    here = results.workspace(root)
+    if false := contradictions(record, here.read):  # first, for `dvc repro` alone cannot repair it
+        raise UserError(f"{LOCK} is false ({', '.join(false)}): {RUN_AGAIN}")
     # DVC cannot see that a stage read other outputs than are recorded, such as a training on other data: none is here.
     stale = record.misfits
     for stage, changes in dvc_command.changes(root, None, os.environ).items():
         if changed := [*changes.dependencies, *changes.outputs]:
-            stale[stage] = [*changed, *stale.get(stage, [])]
+            is_recorded = stage in record.stages or stage.endswith(".dvc")
+            stale[stage] = [*changed, *stale.get(stage, [])] if is_recorded else ["no record"]
     if stale:
         what = "; ".join(f"{stage}: {', '.join(paths)}" for stage, paths in stale.items())
         raise UserError(f"{LOCK} is not the result of this code and params.yaml ({what}): run `dvc repro`")
-    here = results.workspace(root)
-    if false := contradictions(here.record, here.read):
-        raise UserError(f"{LOCK} is false ({', '.join(false)}): {RUN_AGAIN}")
 
 
 if __name__ == "__main__":
