@@ -262,7 +262,7 @@ class Trial:
         thread.join(180)
         assert not thread.is_alive(), "it does not end"
         if "--queue" in self.command:
-            wait_until(lambda: "Running" not in self.repository.run("dvc", "queue", "status").stdout, 180)
+            wait_until(lambda: "Running" not in self.repository.run("dvc", "queue", "status").stdout, 180, pause=1)
         self.output = "".join(log)
         assert "Traceback" not in self.output, self.output
         if not self.is_undone:
@@ -283,11 +283,11 @@ class Trial:
         return begun and (not self.is_at_the_end or (self.repository.root / LAST[self.stage]).exists())
 
 
-def wait_until(condition: Any, seconds: float = 90) -> None:
+def wait_until(condition: Any, seconds: float = 90, pause: float = 0.01) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 class Truth:

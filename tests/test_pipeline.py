@@ -231,7 +231,7 @@ def wait_for_queue(repository: Repository, names: list[str]) -> None:
         states = {name: row.split()[-1] for row in status.splitlines() for name in names if f" {name} " in f" {row} "}
         if all(state in ("Success", "Failed") for state in states.values()) and len(states) == len(names):
             break
-        time.sleep(1)
+        time.sleep(3)
     logs = (
         "" if set(states.values()) == {"Success"} else repository.run("dvc", "queue", "logs", names[0], ok=False).stdout
     )
