@@ -1,10 +1,11 @@
 # Each target also works without make: the README names the commands.
 PYTHON ?= python3
 VENV := .venv
+PYTEST = python -m pytest -n auto --maxprocesses 4 --dist worksteal
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run report test coverage bench ui lint check-lock golden
+.PHONY: help run report test test-long test-all coverage bench ui lint check-lock golden
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -15,11 +16,17 @@ run: $(VENV)/installed  ## get the data, run the pipeline, show the result
 report: $(VENV)/installed  ## write report.html, a page about the result in the workspace
 	@samebits report
 
-test: $(VENV)/installed-dev  ## run all tests
-	python -m pytest -n auto --maxprocesses 4
+test: $(VENV)/installed-dev  ## run the tests
+	$(PYTEST)
 
-coverage: $(VENV)/installed-dev  ## run all tests and show which lines they reach, in subprocesses too (half as long again)
-	python -m pytest -n auto --maxprocesses 4 --cov --cov-report=term
+test-long: $(VENV)/installed-dev  ## run what takes minutes more: 25 kills of a training, 40 edits while the pipeline runs
+	$(PYTEST) -m long
+
+test-all: $(VENV)/installed-dev  ## run every test, also 200 kills, 200 edits and 50 experiments (hours)
+	$(PYTEST) -m ""
+
+coverage: $(VENV)/installed-dev  ## run the tests and show which lines they reach, in subprocesses too (half as long again)
+	$(PYTEST) --cov --cov-report=term
 
 lint: $(VENV)/installed-dev  ## check format, style and types
 	ruff format --check .

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 PROJECT = Path(__file__).resolve().parents[1]
 # What a run of the tests inside another stage or with the user's own server must not leak into them.
@@ -139,9 +140,31 @@ def project_files() -> list[str]:
     ]
 
 
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the temporary folder that all processes of this run of the tests have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+
+def built_once(tmp_path_factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """Return the repository that `build` makes in a folder; the first process of the tests that needs it builds it."""
+    folder = shared_folder(tmp_path_factory) / f"template-{name}"
+    root, is_built = folder / "samebits", folder / "built"
+    with FileLock(f"{folder}.lock"):
+        if not is_built.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            build(root)
+            is_built.touch()
+    return root
+
+
 @pytest.fixture(scope="session")
 def fresh_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("fresh") / "samebits"
+    return built_once(tmp_path_factory, "fresh", _build_fresh)
+
+
+def _build_fresh(root: Path) -> None:
     for name in project_files():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(PROJECT / name, root / name, follow_symlinks=False)
@@ -149,39 +172,58 @@ def fresh_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository.edit(make_tiny)
     repository.run("git", "init", "--quiet", "--initial-branch=main")
     repository.commit("the project, tiny")
-    return root
+
+
+@pytest.fixture(scope="session")
+def prepared_template(fresh_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def build(root: Path) -> None:
+        shutil.copytree(fresh_template, root, symlinks=True)
+        repository = Repository(root)
+        assert repository.repro("prepare") == ["prepare"]
+        (root / "dvc.lock").unlink()
+        repository.run("git", "clean", "--quiet", "--force", "-d", "-x", "data")
+        assert repository.status() == ""
+
+    return built_once(tmp_path_factory, "prepared", build)
 
 
 @pytest.fixture(scope="session")
 def done_template(fresh_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("done") / "samebits"
-    shutil.copytree(fresh_template, root, symlinks=True)
-    repository = Repository(root)
-    assert repository.repro() == ["prepare", "train", "evaluate"]
-    repository.commit("its result")
-    return root
+    def build(root: Path) -> None:
+        shutil.copytree(fresh_template, root, symlinks=True)
+        repository = Repository(root)
+        assert repository.repro() == ["prepare", "train", "evaluate"]
+        repository.commit("its result")
+
+    return built_once(tmp_path_factory, "done", build)
 
 
 @pytest.fixture(scope="session")
 def known_template(done_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three results: one committed (momentum 0.9), one an experiment called slower (0.8), one only run (0.7)."""
-    root = tmp_path_factory.mktemp("known") / "samebits"
-    shutil.copytree(done_template, root, symlinks=True)
-    for name in ("mlflow.db", "mlartifacts"):  # whose paths lead back to the template
-        subprocess.run(["rm", "-rf", str(root / name)], check=True)
-    repository = Repository(root)
-    repository.run("dvc", "exp", "run", "--name", "slower", "--set-param", "recipes.lab.train.optimizer.momentum=0.8")
-    repository.edit(lambda values: values["recipes"]["lab"]["train"]["optimizer"].update(momentum=0.7))
-    assert repository.repro() == ["train", "evaluate"]
-    repository.run("git", "checkout", "--quiet", "--force", ".")
-    repository.run("dvc", "checkout")
-    return root
+
+    def build(root: Path) -> None:
+        shutil.copytree(done_template, root, symlinks=True)
+        for name in ("mlflow.db", "mlartifacts"):  # whose paths lead back to the template
+            subprocess.run(["rm", "-rf", str(root / name)], check=True)
+        repository = Repository(root)
+        momentum = "recipes.lab.train.optimizer.momentum=0.8"
+        repository.run("dvc", "exp", "run", "--name", "slower", "--set-param", momentum)
+        repository.edit(lambda values: values["recipes"]["lab"]["train"]["optimizer"].update(momentum=0.7))
+        assert repository.repro() == ["train", "evaluate"]
+        repository.run("git", "checkout", "--quiet", "--force", ".")
+        repository.run("dvc", "checkout")
+
+    return built_once(tmp_path_factory, "known", build)
 
 
 @pytest.fixture(scope="session")
 def quick_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three results of the quick pipeline: one committed (seed 0), one an experiment called other (1), one only run (2)."""
-    root = tmp_path_factory.mktemp("quick") / "samebits"
+    return built_once(tmp_path_factory, "quick", _build_quick)
+
+
+def _build_quick(root: Path) -> None:
     root.mkdir()
     repository = Repository(root)
     for name, content in QUICK.items():
@@ -196,13 +238,18 @@ def quick_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert repository.repro() == ["work", "measure"]
     repository.run("git", "checkout", "--quiet", "--force", ".")
     repository.run("dvc", "checkout")
-    return root
 
 
 @pytest.fixture
 def fresh(fresh_template: Path, tmp_path: Path) -> Repository:
     """The project with tiny embedded data, committed, nothing run yet."""
     return _copy(fresh_template, tmp_path)
+
+
+@pytest.fixture
+def prepared(prepared_template: Path, tmp_path: Path) -> Repository:
+    """The project with tiny embedded data, committed; nothing is there, but DVC's cache holds what prepare makes."""
+    return _copy(prepared_template, tmp_path)
 
 
 @pytest.fixture
@@ -221,6 +268,14 @@ def known(known_template: Path, tmp_path: Path) -> Repository:
 def quick(quick_template: Path, tmp_path: Path) -> Repository:
     """The quick pipeline with a result that is committed, one that is an experiment, and one that was only run."""
     return _copy(quick_template, tmp_path)
+
+
+@pytest.fixture
+def untracked(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let the stages of a test run without MLflow, whose import is half of their work; each says so in a warning."""
+    folder = tmp_path_factory.mktemp("untracked")
+    (folder / "mlflow.py").write_text('raise ImportError("this test does without MLflow")\n')
+    monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
 def _copy(template: Path, folder: Path) -> Repository:

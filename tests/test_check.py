@@ -414,6 +414,7 @@ def test_an_experiment_that_lost_its_name_is_found_again(quick: Repository) -> N
     deadline = time.monotonic() + 120
     while "Success" not in quick.run("dvc", "queue", "status").stdout:
         assert time.monotonic() < deadline
+        time.sleep(1)
     (ref,) = [ref for ref in git.references(quick.root, "refs/exps") if ref.endswith("/alpha")]
     commit = git.references(quick.root, "refs/exps")[ref]
     assert list(lost_experiments.check(quick.root)) == []

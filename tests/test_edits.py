@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from samebits.repository import dvc_lock, git
 from samebits.repository.digests import md5_of
-from tests.conftest import Repository
+from tests.conftest import Repository, built_once, shared_folder
 
 CODE = "src/samebits/generators.py"
 OTHER_CODE = ('f"{purpose}/{seed}"', 'f"{purpose}-{seed}"')  # draws other numbers
@@ -52,7 +52,10 @@ def lengthen(values: dict) -> None:
 @pytest.fixture(scope="module")
 def template(fresh_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository without any result, and a branch `other` with another seed and other code."""
-    root = tmp_path_factory.mktemp("edited") / "samebits"
+    return built_once(tmp_path_factory, "edited", lambda root: build(fresh_template, root))
+
+
+def build(fresh_template: Path, root: Path) -> None:
     shutil.copytree(fresh_template, root, symlinks=True)
     repository = Repository(root)
     repository.edit(lengthen)
@@ -62,7 +65,6 @@ def template(fresh_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     change_code(repository)
     repository.commit("other code")
     repository.run("git", "checkout", "--quiet", "main")
-    return root
 
 
 def change_code(repository: Repository) -> None:
@@ -108,8 +110,7 @@ def set_values(values: dict, named: Named) -> None:
 
 @pytest.fixture(scope="session")
 def clean_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / "clean-runs"
+    folder = shared_folder(tmp_path_factory) / "clean-runs"
     folder.mkdir(exist_ok=True)
     return folder
 
@@ -261,7 +262,7 @@ class Trial:
         thread.join(180)
         assert not thread.is_alive(), "it does not end"
         if "--queue" in self.command:
-            wait_until(lambda: "Running" not in self.repository.run("dvc", "queue", "status").stdout, 180)
+            wait_until(lambda: "Running" not in self.repository.run("dvc", "queue", "status").stdout, 180, pause=1)
         self.output = "".join(log)
         assert "Traceback" not in self.output, self.output
         if not self.is_undone:
@@ -282,11 +283,11 @@ class Trial:
         return begun and (not self.is_at_the_end or (self.repository.root / LAST[self.stage]).exists())
 
 
-def wait_until(condition: Any, seconds: float = 90) -> None:
+def wait_until(condition: Any, seconds: float = 90, pause: float = 0.01) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 class Truth:
@@ -432,8 +433,9 @@ def edit_often(template: Path, clean_folder: Path, folder: Path, number: int, se
 
 
 # Ten in each test, so that they run side by side.
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=pytest.mark.long if seed < 4 else pytest.mark.slow) for seed in range(20)]
+)
 def test_edits_at_random_moments_leave_no_false_record(
     template: Path, clean_folder: Path, tmp_path: Path, seed: int
 ) -> None:

@@ -46,7 +46,10 @@ def test_the_first_steps_are_the_recorded_ones(name: str, monkeypatch: pytest.Mo
         assert all(difference(measured, recorded, num_steps) < limit for recorded in RECORDED[name].values())
 
 
-@pytest.mark.parametrize("name", RECORDED)
+# Of the resnet it takes a minute, and says the same.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name == "resnet" else name for name in RECORDED]
+)
 def test_the_tolerance_tells_a_changed_training_apart(name: str) -> None:
     recipe = SETTINGS.recipes[name]
     (recorded, *_) = RECORDED[name].values()

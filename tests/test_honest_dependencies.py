@@ -1,6 +1,7 @@
 """What a stage opens is what dvc.yaml says that it depends on: watched by an audit hook while the real stages run."""
 
 import ast
+import os
 import re
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def watch(event, arguments):
         os.write(log, os.fsencode(f"{stage}\\t{os.path.realpath(os.fsdecode(arguments[0]))}\\n"))
 sys.addaudithook(watch)
 """
-# What decides no output: recording and bookkeeping (`test_outputs_do_not_depend_on_tracking` shows it), comparing with what was
+# What decides no output: recording and bookkeeping (a test below shows it), comparing with what was
 # read, how a mistake is said, whose turn it is, how threads wait.
 EXEMPT = (
     *("src/samebits/tracking/", "src/samebits/repository/", "mlflow.db", "mlartifacts/"),
@@ -48,7 +49,8 @@ def opened(repository: Repository, folder: Path, recipe: str) -> dict[str, set[s
     (folder / "sitecustomize.py").write_text(WATCH)
     log = folder / "log"
     repository.edit(lambda values: values.update(recipe=recipe))
-    repository.run("dvc", "repro", "--force", PYTHONPATH=str(folder), WATCH_LOG=str(log), PYTHONDONTWRITEBYTECODE="1")
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    repository.run("dvc", "repro", "--force", PYTHONPATH=path, WATCH_LOG=str(log), PYTHONDONTWRITEBYTECODE="1")
     files: dict[str, set[str]] = {}
     for line in log.read_text().splitlines():
         stage, path = line.split("\t")
@@ -99,6 +101,7 @@ def undeclared(stage: str, definition: dict, files: set[str]) -> set[str]:
     }
 
 
+@pytest.mark.usefixtures("untracked")
 @pytest.mark.parametrize("recipe", ["lab", "linear"])
 def test_every_file_that_a_stage_opens_is_declared(recipe: str, done: Repository, tmp_path: Path) -> None:
     stages = definitions(done, recipe)
@@ -115,7 +118,7 @@ def test_every_file_that_a_stage_opens_is_declared(recipe: str, done: Repository
                 assert is_opened, f"{stage} depends on {dependency}, which it never opens"
 
 
-def test_outputs_do_not_depend_on_tracking(done: Repository) -> None:
+def test_a_forced_run_gives_the_same_bits_and_they_do_not_depend_on_tracking(done: Repository) -> None:
     before = (done.root / "dvc.lock").read_bytes()
     off = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "TQDM_DISABLE": "1"}
     output = done.run("dvc", "repro", "--force", **off)
@@ -158,7 +161,7 @@ def test_what_no_bit_depends_on_makes_nothing_stale(done: Repository) -> None:
 def test_an_edit_of_a_part_runs_the_stages_that_use_it(edited: str, stages: list[str], done: Repository) -> None:
     with (done.root / "src/samebits" / edited).open("a") as file:
         file.write("\n# An edit.\n")
-    assert done.repro() == stages
+    assert done.repro("--dry") == stages
 
 
 def test_the_recipes_link_what_they_use() -> None:
@@ -176,7 +179,7 @@ def test_a_new_data_source_makes_nothing_stale(done: Repository) -> None:
     assert done.repro() == []
     shapes = done.root / "src/samebits/data/sources/shapes.py"
     shapes.write_text(shapes.read_text() + "\n# The source in use.\n")
-    assert done.repro() == ["prepare"]
+    assert done.repro("--dry") == ["prepare"]
 
 
 def test_only_one_module_imports_torchvision() -> None:

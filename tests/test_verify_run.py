@@ -4,7 +4,9 @@ import os
 import pty
 import re
 import shutil
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,33 @@ import pytest
 
 from samebits.tracking import open_store
 from samebits.tracking.store import quiet_mlflow
-from tests.conftest import Repository
+from tests.conftest import Repository, built_once
+
+
+@pytest.fixture(scope="session")
+def tracked_template(known_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def build(root: Path) -> None:
+        shutil.copytree(known_template, root, symlinks=True)
+        for name in ("mlflow.db", "mlflow.db.lock"):
+            (root / name).unlink(missing_ok=True)
+        shutil.rmtree(root / "mlartifacts", ignore_errors=True)
+        Repository(root).run("samebits", "track", "--all")
+
+    return built_once(tmp_path_factory, "tracked", build)
 
 
 @pytest.fixture
-def tracked(known: Repository, monkeypatch: pytest.MonkeyPatch) -> Repository:
+def tracked(tracked_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     """The results that are known, each with its run."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     quiet_mlflow()
-    for name in ("mlflow.db", "mlflow.db.lock"):
-        (known.root / name).unlink(missing_ok=True)
-    shutil.rmtree(known.root / "mlartifacts", ignore_errors=True)
-    known.run("samebits", "track", "--all")
-    return known
+    root = tmp_path / "samebits"
+    shutil.copytree(tracked_template, root, symlinks=True)
+    with closing(sqlite3.connect(root / "mlflow.db")) as database, database:  # it names the template's artifacts
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            replaced = f"replace({column}, '{tracked_template}', '{root}')"
+            database.execute(f"UPDATE {table} SET {column} = {replaced}")
+    return Repository(root)
 
 
 def run_id(repository: Repository, name: str) -> str:
