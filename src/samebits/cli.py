@@ -252,7 +252,7 @@ def register(name: str, rev: str | None) -> int:
 
 @samebits.command()
 def link() -> int:
-    """Link the code of each recipe of params.yaml in recipes/, so that DVC knows what it depends on."""
+    """Link the code that each recipe uses, for DVC to follow."""
     from samebits import params, recipe_links
 
     root = _repository()
