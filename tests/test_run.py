@@ -117,7 +117,7 @@ def test_a_lock_that_is_not_the_result_of_this_code_is_found_in_a_bare_clone(don
     loop = clone.root / "src/samebits/training/loop.py"
     loop.write_text(loop.read_text() + "# changed\n")
     failed = clone.run("make", "--old-file=.venv/installed", "check-lock", ok=False)
-    assert failed.returncode != 0 and "(train: src/samebits/training)" in failed.stderr
+    assert failed.returncode != 0 and "(train: src/samebits/training/loop.py)" in failed.stderr
 
 
 def test_a_run_without_work_imports_neither_pytorch_nor_mlflow(done: Repository) -> None:

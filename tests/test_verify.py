@@ -142,7 +142,7 @@ def test_a_record_of_other_code_is_said_to_be_so_before_anything_runs(done: Repo
     result = verify(done)
     assert result.code == 2
     before, _, after = result.out.partition("Running stage 'prepare'")
-    assert "was made by other code" in before and "  src/samebits/training (train)\n" in before
+    assert "was made by other code" in before and "  src/samebits/training/loop.py (train)\n" in before
     assert f"  {CHECKPOINT}, not the recorded output (evaluate)\n" in before
     assert re.search(
         r"^metrics/evaluate.json of HEAD \(\w+\) was edited after dvc.lock recorded it$", before, re.MULTILINE
