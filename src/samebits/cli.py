@@ -271,9 +271,7 @@ def _require_one(**given: object) -> None:
 def _repository() -> Path:
     from samebits.repository import git
 
-    if root := git.top_folder(Path.cwd()):
-        return root
-    raise UserError(f"{Path.cwd()} is in no git repository: run this in a clone of samebits")
+    return git.require_repository(Path.cwd())
 
 
 if __name__ == "__main__":
