@@ -272,7 +272,7 @@ class Trial:
             return
         again = self.repository.run("dvc", "repro", *self.command[2:])
         if "train ran, so it is not recorded" in self.output:
-            going_on = re.search(r"going on after step ([\d,]+) of ([\d,]+)", again.stdout)
+            going_on = re.search(r"going on after step ([\d,]+) of ([\d,]*\d)", again.stdout)
             assert going_on and going_on[1] == going_on[2], f"the training is lost: {again.stdout}{again.stderr}"
         assert (root / "dvc.lock").exists()
 

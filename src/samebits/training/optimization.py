@@ -10,21 +10,26 @@ from torch.optim.sgd import sgd as sgd_step
 
 from samebits import params, parts
 
+# PyTorch would import its compiler, which takes a second or two, only to exempt these from it.
+for _method in ("add_param_group", "state_dict", "load_state_dict"):
+    _plain = getattr(Optimizer, _method).__wrapped__
+    setattr(_plain, "__dynamo_disable", _plain)
+
 
 class DirectSGD(SGD):
-    """PyTorch's SGD; from the second step on without what PyTorch does around it for hooks and profilers."""
+    """PyTorch's SGD without what PyTorch does around a step for hooks, profilers and its compiler."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Change the parameters by their gradients."""
-        if closure is not None or not self.state:
-            return super().step(closure)
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            states = [self.state[parameter] for parameter in parameters] if group["momentum"] else []
+            buffers = [state.get("momentum_buffer") for state in states]
             sgd_step(
                 parameters,
                 [parameter.grad for parameter in parameters],
-                [self.state[parameter]["momentum_buffer"] for parameter in parameters],
+                buffers,
                 fused=True,
                 weight_decay=group["weight_decay"],
                 momentum=group["momentum"],
@@ -33,7 +38,8 @@ class DirectSGD(SGD):
                 nesterov=group["nesterov"],
                 maximize=group["maximize"],
             )
-        return None
+            for state, buffer in zip(states, buffers, strict=True):
+                state["momentum_buffer"] = buffer
 
 
 class Optimization:
