@@ -9,16 +9,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
 from filelock import FileLock
 
+from tests import warm_start
+
 PROJECT = Path(__file__).resolve().parents[1]
 # What a run of the tests inside another stage or with the user's own server must not leak into them.
 FOREIGN = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI", "SAMEBITS_DATA")
+WARM = "SAMEBITS_WARM_PROGRAMS"
 IDENTITY = {f"GIT_{who}_{what}": "tests@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 
@@ -44,6 +49,14 @@ json.dump({"score": sum(open("out.bin", "rb").read(100))}, open("metrics.json", 
 }
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # once for all processes of the tests
+        stack = ExitStack()
+        config.add_cleanup(stack.close)
+        folder = stack.enter_context(TemporaryDirectory(prefix="samebits-tests-"))
+        os.environ[WARM] = str(stack.enter_context(warm_start.server(Path(folder))))
+
+
 @dataclass(frozen=True)
 class Repository:
     """A clone of the project in a temporary folder."""
@@ -51,8 +64,10 @@ class Repository:
     root: Path
 
     def run(self, *command: str, ok: bool = True, **environment: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command in it; by default it has to succeed."""
+        """Run a command in it; by default it has to succeed. Python's programs start warm: see warm_start."""
         values = self.environment() | environment
+        if programs := os.environ.get(WARM):
+            values |= {"PATH": f"{programs}{os.pathsep}{values['PATH']}"}
         done = subprocess.run(command, cwd=self.root, env=values, capture_output=True, text=True)
         assert not ok or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
         return done
@@ -268,6 +283,12 @@ def known(known_template: Path, tmp_path: Path) -> Repository:
 def quick(quick_template: Path, tmp_path: Path) -> Repository:
     """The quick pipeline with a result that is committed, one that is an experiment, and one that was only run."""
     return _copy(quick_template, tmp_path)
+
+
+@pytest.fixture
+def cold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each program of a test load its libraries itself: for tests about processes and imports."""
+    monkeypatch.delenv(WARM)
 
 
 @pytest.fixture

@@ -1,0 +1,266 @@
+"""Start `python`, `dvc` and `samebits` with their libraries loaded already: a server forks a process for each.
+
+Most of the time of a tiny pipeline is the import of torch, MLflow and DVC, in six processes one after the other. What runs is
+the same code in a process of its own, with its own arguments, environment, folder and files. Tests that are about processes
+(signals, parents, imports) start them in the usual way.
+"""
+
+import atexit
+import gc
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from ast import literal_eval
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+PROGRAMS = ("python", "dvc", "samebits")
+LIBRARIES = (
+    *(
+        "alembic.command",
+        "click",
+        "filelock",
+        "jinja2",
+        "joblib.externals.loky",
+        "matplotlib.figure",
+        "numpy",
+        "pandas",
+    ),
+    *(
+        "PIL.Image",
+        "psutil",
+        "pydantic",
+        "ruamel.yaml",
+        "safetensors.torch",
+        "scipy.stats",
+        "sqlalchemy.orm",
+        "torch",
+        "tqdm",
+    ),
+    *(
+        "mlflow",
+        "mlflow.store.tracking.sqlalchemy_store",
+        "mlflow.store.artifact.local_artifact_repo",
+        "mlflow.tracking",
+    ),
+    *("dvc.cli", "dvc.cli.parser", "dvc.repo", "dvc.repo.reproduce", "dvc.repo.experiments.queue.workspace", "dvc.api"),
+    *("dvc.dependency", "dvc.output", "dvc.stage.cache", "dvc.scm", "dvc.lock", "dvc.rwlock", "dvc_data.index"),
+)
+# What a library reads when it is loaded: a process that wants another value loads it itself.
+READ_AT_START = ("ATEN_", "GLIBC_", "KMP_", "LANG", "LC_", "LD_", "MALLOC_", "MKL_", "MPL", "OMP_", "ONEDNN_", "PYTHON")
+CLIENT = """\
+#!{python} -IS
+import os, signal, socket, sys
+program, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
+server = socket.socket(socket.AF_UNIX)
+try:
+    server.connect({address!r})
+except OSError:  # another user, or another root folder
+    os.execv(path := os.path.join({programs!r}, program), [path, *arguments])
+request = repr((program, arguments, os.getcwd(), dict(os.environ))).encode()
+socket.send_fds(server, [len(request).to_bytes(4, "big")], [0, 1, 2])
+server.sendall(request)
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda number, _: server.send(bytes([number])))
+ended = server.recv(4)
+code = int.from_bytes(ended, "big", signed=True) if ended else 1
+if code < 0:
+    signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+os._exit(code)
+"""
+
+
+@contextmanager
+def server(folder: Path) -> Iterator[Path]:
+    """Run the server; yield the folder of programs that goes to the front of PATH. Until it answers, they start cold."""
+    address, programs = folder / "socket", folder / "programs"
+    programs.mkdir(parents=True)
+    python = getattr(sys, "_base_executable", sys.executable)
+    text = CLIENT.format(python=python, address=str(address), programs=str(Path(sys.executable).parent))
+    for name in PROGRAMS:
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    process = subprocess.Popen([sys.executable, "-P", __file__, str(address), str(programs)], start_new_session=True)
+    try:
+        yield programs
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def serve(address: Path) -> tuple[str, list[str], str, dict[str, str], list[int]] | None:
+    """Answer requests. Return None at the end, and in each forked process what it is asked to run."""
+    selector = selectors.DefaultSelector()
+    listening = socket.socket(socket.AF_UNIX)
+    partial = address.with_suffix(".new")
+    listening.bind(str(partial))
+    listening.listen(64)
+    partial.rename(address)
+    ended, woken = socket.socketpair()
+    signal.signal(signal.SIGTERM, lambda *_: ended.close())
+    selector.register(listening, selectors.EVENT_READ, None)
+    selector.register(woken, selectors.EVENT_READ, None)
+    clients: dict[int, tuple[socket.socket, int]] = {}  # by process
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is woken:
+                for pid in clients:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                return None
+            if key.fileobj is listening:
+                client, _ = listening.accept()
+                with suppress(EOFError):
+                    request, files = receive(client)
+                    if not (pid := os.fork()):
+                        for each in (listening, ended, woken, client, *(known for known, _ in clients.values())):
+                            each.close()
+                        for _, descriptor in clients.values():
+                            os.close(descriptor)
+                        selector.close()
+                        return *request, files
+                    for file in files:
+                        os.close(file)
+                    clients[pid] = client, os.pidfd_open(pid)
+                    selector.register(client, selectors.EVENT_READ, pid)
+                    selector.register(clients[pid][1], selectors.EVENT_READ, pid)
+                continue
+            pid = key.data
+            if pid not in clients:
+                continue
+            client, descriptor = clients[pid]
+            if key.fileobj == descriptor:
+                code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                with suppress(OSError):
+                    client.send(code.to_bytes(4, "big", signed=True))
+                selector.unregister(descriptor)
+                with suppress(KeyError):
+                    selector.unregister(client)
+                os.close(descriptor)
+                client.close()
+                del clients[pid]
+                continue
+            try:
+                numbers = client.recv(16)
+            except OSError:
+                numbers = b""
+            for number in numbers or (signal.SIGKILL,):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            if not numbers:
+                selector.unregister(client)
+
+
+def receive(client: socket.socket) -> tuple[Any, list[int]]:
+    """Return a request and the files that are its standard input, output and error."""
+    size, files, _, _ = socket.recv_fds(client, 4, 3)
+    if len(files) < 3:
+        raise EOFError
+    text = b""
+    while len(text) < int.from_bytes(size, "big"):
+        if not (more := client.recv(1 << 20)):
+            raise EOFError
+        text += more
+    return literal_eval(text.decode()), list(files)
+
+
+def become(
+    programs: Path,
+    program: str,
+    arguments: list[str],
+    folder: str,
+    environment: dict[str, str],
+    files: list[int],
+    loaded_with: dict[str, str],
+) -> None:
+    """Run a program as its own process would."""
+    os.setsid()
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+    for file in files:
+        os.close(file)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    plain = [each for each in arguments if each not in ("-B", "-P")]
+    is_plain = program != "python" or (bool(plain) and (plain[0] in ("-c", "-m") or plain[0][0] != "-"))
+    paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    is_shadowed = any(file.stem in sys.modules for path in paths for file in Path(path).glob("*"))
+    if read_at_start() != loaded_with or not is_plain or is_shadowed:
+        cold = str(Path(sys.executable).parent / program)
+        os.execv(cold, [cold, *arguments])
+    sys.path[:0] = paths
+    sys.stdout.reconfigure(line_buffering=sys.stdout.isatty())  # type: ignore[union-attr]
+    sys.executable = str(programs / "python")
+    if program != "python":
+        sys.argv = [str(programs / program), *arguments]
+        (command,) = entry_points(group="console_scripts", name=program)
+        sys.exit(command.load()())
+    is_safe = "-P" in arguments[: -len(plain)]
+    if plain[0] in ("-c", "-m"):
+        kind, what, *rest = plain
+        sys.path[:0] = [] if is_safe else ["" if kind == "-c" else folder]
+        sys.argv = [kind if kind == "-c" else what, *rest]
+        if kind == "-c":
+            exec(compile(what, "<string>", "exec"), vars(sys.modules["__main__"]))
+        else:
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
+    else:
+        sys.path[:0] = [] if is_safe else [str(Path(plain[0]).resolve().parent)]
+        sys.argv = plain
+        runpy.run_path(plain[0], run_name="__main__")
+
+
+def read_at_start() -> dict[str, str]:
+    return {
+        name: value for name, value in os.environ.items() if name.startswith(READ_AT_START) and name != "PYTHONPATH"
+    }
+
+
+def end(error: BaseException | None) -> None:
+    """End this process as Python does, but without taking all those libraries down one by one."""
+    code = 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if error.code is not None and not isinstance(error.code, int):
+            print(error.code, file=sys.stderr)
+    elif isinstance(error, KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    elif error is not None:
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "CRITICAL"}  # as samebits does
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    values = read_at_start()
+    for library in LIBRARIES:
+        import_module(library)
+    gc.collect()
+    gc.freeze()
+    if asked := serve(Path(sys.argv[1])):
+        try:
+            become(Path(sys.argv[2]), *asked, values)
+        except BaseException as error:
+            end(error)
+        end(None)
