@@ -1,7 +1,6 @@
 """The health of the tracking database, which is only read: never created, written or migrated."""
 
 import sqlite3
-import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from samebits.health import stale_locks
 from samebits.health.check_result import CheckResult, note, ok, shown, wrong
-from samebits.tracking.store import quiet_mlflow, tracking_uri, without_password
+from samebits.tracking.store import in_time, quiet_mlflow, tracking_uri, without_password
 
 _ANSWER_SECONDS = 4.0
 _MOVE_AWAY = "move it away; no result is in it, and the next run makes a new one"
@@ -86,17 +85,9 @@ def _schema(name: str, path: Path, revision: str) -> CheckResult:
 
 
 def _why_silent(url: str) -> str | None:
-    """Return why a server does not answer well, or None. Asked on a thread, because name look-ups obey no timeout."""
-    answers: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(url, timeout=_ANSWER_SECONDS).close()
-            answers.append(None)
-        except Exception as error:  # whatever it is, the answer is no
-            answers.append(str(error))
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_ANSWER_SECONDS)
-    return answers[0] if answers else f"no answer within {_ANSWER_SECONDS:.0f} seconds"
+    """Return why a server does not answer well, or None."""
+    try:
+        in_time(_ANSWER_SECONDS, lambda: urllib.request.urlopen(url, timeout=_ANSWER_SECONDS).close())
+    except Exception as error:  # whatever it is, the answer is no
+        return str(error)
+    return None
