@@ -3,7 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,10 +59,9 @@ def hash_all(cache: Cache) -> tuple[dict[Path, int], list[Fault]]:
         ThreadPoolExecutor(os.cpu_count()) as threads,
     ):
         largest_first = sorted(sizes, key=lambda path: -sizes[path])
-        started = {threads.submit(_fault, path): path for path in largest_first}
-        for done in as_completed(started):
-            bar.update(sizes[started[done]])
-            if fault := done.result():
+        for path, fault in zip(largest_first, threads.map(_fault, largest_first), strict=True):
+            bar.update(sizes[path])
+            if fault:
                 faults.append(fault)
     return sizes, sorted(faults, key=lambda fault: fault.path)
 

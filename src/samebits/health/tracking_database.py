@@ -4,8 +4,7 @@ import sqlite3
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 
 from samebits.health import stale_locks
@@ -27,11 +26,7 @@ def check(root: Path) -> Iterator[CheckResult]:
         if stale_locks.is_held(lock):
             yield note(f"{shown(root, lock)} is held by {stale_locks.whoever_opened(lock) or 'another user'}")
     elif scheme in ("http", "https"):
-        server = f"the tracking server {without_password(uri).rstrip('/')}"
-        if reason := _why_silent(f"{without_password(uri).rstrip('/')}/health"):
-            yield note(f"{server} cannot be reached ({reason}); runs go on without it")
-        else:
-            yield ok(f"{server} answers")
+        yield _server(without_password(uri).rstrip("/"))
     else:
         yield note(f"MLFLOW_TRACKING_URI names a {scheme} store, which is not checked")
 
@@ -68,11 +63,9 @@ def _schema(name: str, path: Path, revision: str) -> CheckResult:
     from alembic.script import ScriptDirectory
     from alembic.util import CommandError
 
-    package = find_spec("mlflow")  # importing it would take seconds
-    if package is None or package.origin is None:
-        raise ImportError("mlflow is not installed")
-    migrations = ScriptDirectory(str(Path(package.origin).parent / "store" / "db_migrations"))
-    installed = f"MLflow {version('mlflow')}"
+    package = distribution("mlflow")  # importing it would take seconds
+    migrations = ScriptDirectory(str(package.locate_file("mlflow/store/db_migrations")))
+    installed = f"MLflow {package.version}"
     if revision == migrations.get_current_head():
         return ok(f"{name} is whole and has the schema of {installed}")
     try:
@@ -84,10 +77,9 @@ def _schema(name: str, path: Path, revision: str) -> CheckResult:
     return wrong(what, f"copy it, then run `mlflow db upgrade sqlite:///{path}`")
 
 
-def _why_silent(url: str) -> str | None:
-    """Return why a server does not answer well, or None."""
+def _server(address: str) -> CheckResult:
     try:
-        in_time(_ANSWER_SECONDS, lambda: urllib.request.urlopen(url, timeout=_ANSWER_SECONDS).close())
+        in_time(_ANSWER_SECONDS, lambda: urllib.request.urlopen(f"{address}/health", timeout=_ANSWER_SECONDS).close())
     except Exception as error:  # whatever it is, the answer is no
-        return str(error)
-    return None
+        return note(f"the tracking server {address} cannot be reached ({error}); runs go on without it")
+    return ok(f"the tracking server {address} answers")

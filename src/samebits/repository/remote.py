@@ -15,8 +15,9 @@ class Remote:
     def __init__(self, repository: Any, name: str) -> None:
         self.name = name
         self._objects = repository.cloud.get_remote_odb(name)
-        self._records = repository.cloud.get_remote_odb(name, hash_name="md5-dos2unix")
         self._fs = self._objects.fs
+        records = repository.cloud.get_remote_odb(name, hash_name="md5-dos2unix")
+        self._runs = self._fs.join(records.path, "runs")
         self._cache = repository.cache.local
         self.url = repository.config["remote"][name]["url"]
         self.is_checked = bool(self._objects.verify)
@@ -30,7 +31,7 @@ class Remote:
 
     def record_sizes(self, names: Sequence[str]) -> dict[str, int]:
         """Return the size in bytes of each of these run records that is there; a name is a path below `runs`."""
-        return self._sizes({name: self._record_path(name) for name in names})
+        return self._sizes({name: f"{self._runs}/{name}" for name in names})
 
     def send_objects(self, paths: Mapping[str, Path]) -> None:
         """Send files to become the objects of these names, each whole or not at all, with a progress bar on a terminal."""
@@ -47,7 +48,7 @@ class Remote:
 
         with self._sending("run records", len(paths)) as options:
             sources = [str(path) for path in paths.values()]
-            generic.copy(localfs, sources, self._fs, [self._record_path(name) for name in paths], **options)
+            generic.copy(localfs, sources, self._fs, [f"{self._runs}/{name}" for name in paths], **options)
 
     def fetch_objects(self, names: Sequence[str]) -> None:
         """Fetch those of the objects that are there into DVC's cache, except damaged ones."""
@@ -67,9 +68,6 @@ class Remote:
             raise UserError(
                 f"the remote {self.name} is reached by {scheme}, by which DVC shares no run records: use another protocol"
             )
-
-    def _record_path(self, name: str) -> str:
-        return str(self._fs.join(self._records.path, "runs", *name.split("/")))
 
     def _sizes(self, paths: Mapping[str, str]) -> dict[str, int]:
         with self._refusing():
@@ -123,15 +121,12 @@ def open_remote(root: Path, name: str | None, settings: Mapping[str, Any]) -> It
     scheme = settings["remote"][name]["url"].partition(":")[0]
     try:
         repository = Repo(str(root))
+        remote = Remote(repository, name)
+    except (RemoteMissingDepsError, ImportError):
+        raise UserError(f"the remote {name} needs DVC's plug-in for {scheme}: `pip install dvc-{scheme}`") from None
     except DvcException as error:
-        raise UserError(f"DVC cannot open {root}: {error}") from None
+        raise UserError(f"the remote {name} cannot be used: {error}") from None
     with repository:
-        try:
-            remote = Remote(repository, name)
-        except (RemoteMissingDepsError, ImportError):
-            raise UserError(f"the remote {name} needs DVC's plug-in for {scheme}: `pip install dvc-{scheme}`") from None
-        except DvcException as error:
-            raise UserError(f"the remote {name} cannot be used: {error}") from None
         yield remote
 
 

@@ -12,8 +12,9 @@ from typing import Any
 from samebits.atomic import signature
 from samebits.errors import UserError
 from samebits.paths import PARAMETERS
-from samebits.repository.digests import file_md5, md5_of
-from samebits.stage.inputs import Inputs, content_of, flat
+from samebits.repository import dvc_lock
+from samebits.repository.digests import md5_if_readable, md5_of
+from samebits.stage.inputs import Inputs, content_of
 
 DIGITS = 7  # of a hash: enough to tell two contents apart
 _NAMED = 4  # of the things that have changed
@@ -101,7 +102,7 @@ def _in_files(inputs: Inputs) -> Iterator[Change]:
         if signature(Path(path)) != file.signature:
             is_code = path not in inputs.data
             content = content_of(Path(path)) if is_code else b""
-            md5 = md5_of(content) if is_code else _md5_or_absent(Path(path))
+            md5 = md5_of(content) if is_code else md5_if_readable(Path(path)) or _ABSENT
             is_late = is_code and path not in inputs.sealed  # loaded after `seal`: nobody knows which version
             if is_late or not (md5 == file.md5 or (path.endswith(".py") and _is_same_code(file.content, content))):
                 yield Change(path, file.md5[:DIGITS], md5[:DIGITS] if md5 != file.md5 else "changed and back")
@@ -174,7 +175,7 @@ def _values(content: bytes) -> dict[str, Any] | None:
     from samebits import params
 
     try:
-        return flat(params.read(content, PARAMETERS))
+        return dvc_lock.flat(params.read(content, PARAMETERS))
     except UserError:
         return None
 
@@ -185,10 +186,3 @@ def _is_same_code(one: bytes, other: bytes) -> bool:
         return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
     except (SyntaxError, ValueError):
         return False
-
-
-def _md5_or_absent(path: Path) -> str:
-    try:
-        return file_md5(path)
-    except OSError:
-        return _ABSENT

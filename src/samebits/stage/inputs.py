@@ -59,7 +59,7 @@ class Inputs:
 
         text = self.texts[PARAMETERS]
         self.settings: Params = params.parse(text, PARAMETERS) if text else params.load(Path(PARAMETERS))
-        self.values = flat(params.read(text, PARAMETERS))
+        self.values = dvc_lock.flat(params.read(text, PARAMETERS))
         self._pipeline: dict[str, Any] = dvc_lock.mapping(self.texts[PIPELINE], PIPELINE).get("stages") or {}
         self.recorded = dvc_lock.read(self.texts[LOCK], LOCK).stages
         self._dependencies = self._paths(self.stage, "deps")
@@ -210,11 +210,6 @@ def content_of(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
-
-
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters by dotted name, without those that are null: they are the same as absent."""
-    return {key: value for key, value in dvc_lock.flatten(values).items() if value is not None}
 
 
 def covers(path: str, other: str) -> bool:
