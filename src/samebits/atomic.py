@@ -44,11 +44,10 @@ def replacing(path: Path) -> Iterator[Path]:
             permissions = temporary.stat().st_mode
             yield temporary
             temporary.chmod(permissions)  # some libraries write files that only their owner may read
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
+            _fsync(temporary)
             os.replace(temporary, path)
             written[path.as_posix()] = signature(path)
-        _fsync_folder(path.parent)
+        _fsync(path.parent)
     except OSError as error:
         if error.filename is None:  # a write to an open file, as on a full disk, does not say to which
             error.filename = str(path)
@@ -115,8 +114,8 @@ def _lock(folder: Path, how: int) -> Iterator[bool]:
         yield is_held
 
 
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

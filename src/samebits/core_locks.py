@@ -6,7 +6,6 @@ times as long as one if the system shares the cores out, and twice as long if th
 
 import errno
 import os
-import stat
 import sys
 import tempfile
 import time
@@ -55,10 +54,8 @@ class Turn:
         for locks, number in (self._next, 1), (self._cores, self._num_threads):
             while len(locks) >= number > _hold(locks, number):
                 if time.monotonic() > deadline:
-                    print(
-                        "note: other trainings have held the cores for too long; this one no longer waits for them",
-                        file=sys.stderr,
-                    )
+                    note = "note: other trainings have held the cores for too long; this one no longer waits for them"
+                    print(note, file=sys.stderr)
                     _release(self._cores)
                     self._next, self._cores, self._num_threads = [], [], 0
                     break
@@ -72,8 +69,7 @@ def _locks() -> tuple[list[FileLock], list[FileLock]]:
     folder = Path(tempfile.gettempdir()) / f"samebits-cores-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.lstat()
-        if stat.S_ISLNK(status.st_mode) or status.st_uid != os.getuid():  # its maker chooses which files we overwrite
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # its maker chooses which files we overwrite
             raise OSError(errno.EPERM, "another user made it, or it is a link")
         FileLock(folder / "next").acquire(timeout=0).lock.release()
     except Timeout:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from samebits.atomic import Signature, signature, written
 from samebits.errors import UserError
-from samebits.paths import LOCK, PARAMETERS, PARTS, PINS, PIPELINE, RECIPES
+from samebits.paths import LOCK, PARAMETERS, PINS, PIPELINE, RECIPES
 from samebits.repository import dvc_lock, git
 from samebits.repository.digests import file_md5, md5_of
 
@@ -81,22 +81,22 @@ class Inputs:
 
     def require_dependencies(self) -> None:
         """Raise UserError if the stage has loaded a part of its recipe that it does not depend on."""
+        from samebits import parts
+
         recipe = self.settings.recipe
+        used_by = {f"src/samebits/{kind.folder}": kind.used_by for kind in parts.KINDS.values()}
         for path in sorted(self._loaded()):
             folder, _, name = path.rpartition("/")
-            if folder not in PARTS or name == "__init__.py" or self._depends_on(path):
+            if folder not in used_by or name == "__init__.py" or self._depends_on(path):
                 continue
-            sections = ("model", self.stage) if folder == PARTS[0] else (self.stage,)
-            place = next((each for name in sections if self._covers(each := f"{RECIPES}/{recipe}/{name}")), None)
-            raise UserError(
-                f"recipe {recipe} uses {path}, but {self.stage} does not depend on it: "
-                + (
-                    f"run `ln -s {os.path.relpath(path, place)} {place}/` and `git add {RECIPES}`; "
-                    f"`samebits link` makes the links for what {PARAMETERS} names"
-                    if place
-                    else f"add it to the deps of {self.stage} in {PIPELINE}"
-                )
-            )
+            remedy = f"add it to the deps of {self.stage} in {PIPELINE}"
+            for place in (f"{RECIPES}/{recipe}/{section}" for section in (self.stage, used_by[folder])):
+                if self._covers(place):
+                    remedy = (
+                        f"run `ln -s {os.path.relpath(path, place)} {place}/` and `git add {RECIPES}`; "
+                        f"`samebits link` makes the links for what {PARAMETERS} names"
+                    )
+            raise UserError(f"recipe {recipe} uses {path}, but {self.stage} does not depend on it: {remedy}")
 
     @property
     def code(self) -> dict[str, str]:
