@@ -1,7 +1,4 @@
-"""A trained network in one file: enough to use it without params.yaml, data or history.
-
-A safetensors file holds tensors and text, so opening one that a stranger made runs no code.
-"""
+"""A trained network in one file, enough to use it without params.yaml, data or history. Opening a stranger's runs no code."""
 
 import json
 import textwrap

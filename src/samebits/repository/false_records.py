@@ -1,7 +1,4 @@
-"""False records: DVC's record of a stage contradicts the stage's own outputs. They are found without training.
-
-A checkpoint names its recipe, seed, parameters and the MD5 of its data; dataset.json says what its tensors are.
-"""
+"""False records: DVC's record of a stage contradicts what the stage's outputs, checkpoint and dataset.json, say themselves."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping

@@ -18,8 +18,6 @@ from samebits.paths import LOCK
 _GIT = ("git", "--no-optional-locks")
 _BRANCHES = ("--branches", "--tags", "--remotes")  # with other people's branches that were fetched
 _EXPERIMENTS = "refs/exps"
-# What DVC keeps beside its experiments for its own work.
-_NO_EXPERIMENTS = ("exec", "apply", "stash", "celery")
 # DVC writes these while it runs the pipeline: they are results, not what a result was made from.
 _WRITTEN_BY_DVC = (f":!{LOCK}", ":!metrics")
 # Against settings of the user that would change a patch: those without an option of `git diff`, and the others.
@@ -61,9 +59,9 @@ def ref(workspace: Path, name: str) -> str | None:
     return _text(workspace, "rev-parse", "--verify", "--quiet", "--symbolic-full-name", name) or None
 
 
-def references(workspace: Path, *prefixes: str) -> dict[str, str]:
-    """Return the commits, or annotated tags, of all references below `prefixes`, by their full names."""
-    listed = _text(workspace, "for-each-ref", "--format=%(refname) %(objectname)", *prefixes)
+def references(workspace: Path, *patterns: str) -> dict[str, str]:
+    """Return the commits, or annotated tags, of all references that git finds by `patterns`, by their full names."""
+    listed = _text(workspace, "for-each-ref", "--format=%(refname) %(objectname)", *patterns)
     return dict(line.rsplit(" ", 1) for line in listed.splitlines())
 
 
@@ -94,12 +92,9 @@ def remove_experiment(workspace: Path, name: str, commit: str) -> None:
 
 def _experiments(workspace: Path) -> list[tuple[str, str, str]]:
     """Return reference (refs/exps/ab/cdef.../name), commit and name of each experiment."""
-    found = []
-    for reference, commit in references(workspace, _EXPERIMENTS).items():
-        words = reference.split("/")
-        if len(words) == 5 and words[2] not in _NO_EXPERIMENTS:
-            found.append((reference, commit, words[4]))
-    return found
+    # DVC keeps more below refs/exps for its own work, but nothing that lies as deep in a folder of two letters.
+    found = references(workspace, f"{_EXPERIMENTS}/??/*/*")
+    return [(reference, commit, reference.rpartition("/")[2]) for reference, commit in found.items()]
 
 
 def commits_by_subject(workspace: Path) -> dict[str, str]:

@@ -112,11 +112,10 @@ def _in_files(inputs: Inputs) -> Iterator[Change]:
     images = inputs.list_images() if inputs.images else {}
     for path in {**inputs.images, **images}:
         if inputs.images.get(path) != images.get(path):
-            yield Change(
-                path, "there" if path in inputs.images else _ABSENT, "changed" if path in images else "removed"
-            )
-    for path, before in inputs.written().items():
-        if signature(Path(path)) != before:
+            before, after = "there" if path in inputs.images else _ABSENT, "changed" if path in images else "removed"
+            yield Change(path, before, after)
+    for path, then in inputs.written().items():
+        if signature(Path(path)) != then:
             yield Change(path, "as it was written", "changed")
 
 
@@ -129,7 +128,8 @@ def _ways_out(inputs: Inputs, changes: list[Change]) -> str:
         {key: value for key, value in values.items() if _decides(inputs, key)}
         for values in (_values(content_of(Path(PARAMETERS))) or {}, inputs.values)
     )
-    overrides = [_override(key, value, key in now) for key, value in ran.items() if now.get(key) != value]
+    edited = {key: value for key, value in ran.items() if now.get(key) != value}
+    overrides = [f"{'' if key in now else '+'}{key}={_in_hydra(value)}" for key, value in edited.items()]
     overrides += [f"~{key}" for key in now if key not in ran]
     command = " ".join(["dvc exp run --temp", *(f"-S {shlex.quote(each)}" for each in overrides)])
     return f"{undone}; or keep the edit and run `{command}`, which records what ran{without}"
@@ -154,13 +154,8 @@ def _decides(inputs: Inputs, key: str) -> bool:
     return key.startswith((recipe, "data.")) or key in ("recipe", "seed", "device", "determinism")
 
 
-def _override(key: str, value: Any, is_there: bool) -> str:
-    """Return a value as `dvc exp run --set-param` takes it."""
-    return f"{'' if is_there else '+'}{key}={_in_hydra(value)}"
-
-
 def _in_hydra(value: Any) -> str:
-    # Hydra's grammar: like JSON, but the keys of a mapping have no quotes.
+    """Return a value as `dvc exp run --set-param` takes it: like JSON, but the keys of a mapping have no quotes."""
     match value:
         case list():
             return f"[{', '.join(map(_in_hydra, value))}]"

@@ -169,9 +169,10 @@ class Inputs:
         needed = [self.stage]
         while needed:
             dependencies = self._paths(needed.pop(), "deps")
-            makers = [name for name in self._pipeline if dependencies & self._paths(name, *_OUTPUTS)]
-            needed += [name for name in makers if name not in before]
-            before += [name for name in makers if name not in before]
+            others = [name for name in self._pipeline if name not in before]
+            makers = [name for name in others if dependencies & self._paths(name, *_OUTPUTS)]
+            needed += makers
+            before += makers
         return [name for name in before if name in self.recorded]
 
     def recordable_md5(self, path: str) -> str | None:
