@@ -33,8 +33,8 @@ def check(root: Path, repair: bool) -> int:
     cache = Cache(caches.of(root).root.resolve())
     has_remote = bool(settings["core"].get("remote"))
     are_hardlinks = bool(settings["core"].get("hardlink_lock"))
-    if repair and (holder := stale_locks.at_work(root, are_hardlinks)):
-        raise UserError(f"DVC is at work here: {holder}: repair when it has ended")
+    if repair and (what := stale_locks.at_work(root, are_hardlinks)):
+        raise UserError(f"{what}: repair when it has ended")
 
     checks = (
         _git(root),
