@@ -37,7 +37,8 @@ def _database(name: str, path: Path) -> CheckResult:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            revision = _revision(connection)
+            has_schema = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'").fetchone()
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if has_schema else None
     except sqlite3.Error as error:
         if error.sqlite_errorname == "SQLITE_BUSY":
             return note(f"{name} is being written to, and not checked")
@@ -46,16 +47,9 @@ def _database(name: str, path: Path) -> CheckResult:
         return wrong(f"{name} cannot be read ({error})", _MOVE_AWAY)
     if verdict != "ok":
         return wrong(f"{name} is damaged ({' '.join(verdict.split())})", _MOVE_AWAY)
-    if revision is None:
+    if row is None:
         return wrong(f"{name} has no schema of MLflow's", _MOVE_AWAY)
-    return _schema(name, path, revision)
-
-
-def _revision(connection: sqlite3.Connection) -> str | None:
-    """Return what MLflow's migrations noted as the schema of a database."""
-    exists = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'").fetchone()
-    row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if exists else None
-    return row[0] if row else None
+    return _schema(name, path, row[0])
 
 
 def _schema(name: str, path: Path, revision: str) -> CheckResult:

@@ -47,7 +47,11 @@ def track(root: Path, names: Sequence[str], everything: bool) -> Counter[str]:
         found = []
         for find in _finders(root, names, everything, read):
             with leaving_out():
-                found.append(_complete(find()))
+                result = find()
+                if missing := [path for path in _NEEDED if result.md5(path) is None] or list(result.record.misfits):
+                    what = f"dvc.lock of {result} records no complete result ({', '.join(missing)})"
+                    raise UserError(f"{what}: run `dvc repro`")
+                found.append(result)
         _fetch(root, found)
         with store_errors(root):
             store = open_store(root)
@@ -75,13 +79,6 @@ def _of_workspace(root: Path, read: Read) -> Result:
         head = results.of_commit(root, "HEAD", here.commit, None, read)
         return replace(head, file=lambda path: here.file(path) if path == paths.METRICS else head.file(path))
     return here
-
-
-def _complete(result: Result) -> Result:
-    missing = [path for path in _NEEDED if result.md5(path) is None] or list(result.record.misfits)
-    if missing:
-        raise UserError(f"dvc.lock of {result} records no complete result ({', '.join(missing)}): run `dvc repro`")
-    return result
 
 
 def _fetch(root: Path, found: Sequence[Result]) -> None:
