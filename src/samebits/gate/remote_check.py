@@ -20,7 +20,7 @@ def require_shared(root: Path) -> None:
     in_git = git.files(root, "HEAD")
     outputs = [output for output in recorded if output.path not in in_git]
     with open_remote(root, None, caches.settings(root)) as remote:
-        there = remote.object_sizes([output.md5 for output in outputs])
+        there = remote.sizes([output.md5 for output in outputs])
         files = [output for output in outputs if not output.md5.endswith(".dir")]
         wrong = {
             "lacks": [output.path for output in outputs if output.md5 not in there],

@@ -92,11 +92,6 @@ def run_experiment(root: Path, name: str, settings: dict[str, str]) -> int:
     return _dvc(root, "exp", "run", "--temp", "--name", name, *changes).returncode
 
 
-def experiments(root: Path) -> list[str]:
-    """Return the names of the experiments that are based on the current commit."""
-    return _dvc(root, "exp", "list", "--name-only", capture_output=True).stdout.split()
-
-
 def fetch(root: Path, revision: str, path: str, target: Path) -> None:
     """Copy the file or folder `path` of `revision` from git or DVC's cache to `target`."""
     from dvc.api import DVCFileSystem

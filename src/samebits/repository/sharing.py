@@ -42,7 +42,7 @@ def share(root: Path, remote_name: str | None) -> int:
 def _send_objects(root: Path, cache: Cache, inventory: Inventory, remote: Remote) -> dict[str, str]:
     """Send what the remote lacks; return the objects that are nowhere."""
     here = {name: path.stat().st_size for name in inventory.objects if (path := cache.path(name)).is_file()}
-    there = remote.object_sizes(list(inventory.objects))
+    there = remote.sizes(inventory.objects)
     lacking = sorted(name for name in here if there.get(name) != here[name])  # or cut short by an interrupted transfer
     num_there, num_bytes = len(there.keys() - set(lacking)), sum(here[name] for name in lacking)
     what = f"{_count(num_there, 'object')} there, {len(lacking)} to send, {num_bytes / 1e6:,.1f} MB"
@@ -64,7 +64,7 @@ def _send_records(cache: Cache, inventory: Inventory, lost: Mapping[str, str], r
         for path, objects in inventory.records.items()
         if lost.keys().isdisjoint(objects)
     }
-    there = remote.record_sizes(list(records))
+    there = remote.sizes(records)
     lacking = {name: path for name, path in records.items() if there.get(name) != path.stat().st_size}
     if lacking:
         remote.send_records(lacking)
