@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from samebits.errors import UserError, printable
@@ -104,13 +104,12 @@ def _lock(folder: Path, how: int) -> Iterator[bool]:
     Yields False if another process holds it, or if this file system has no locks: then nothing is ever a leftover.
     """
     with ExitStack() as opened:
-        try:
+        is_held = False
+        with suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY)
             opened.callback(os.close, descriptor)
             fcntl.flock(descriptor, how)
             is_held = True
-        except OSError:
-            is_held = False
         yield is_held
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from samebits import atomic, params
 from samebits.data import sources
-from samebits.errors import UserError
+from samebits.errors import UserError, listed
 from samebits.health import cached_objects, libraries, lost_experiments, stage_records, stale_locks, tracking_database
-from samebits.health.check_result import CheckResult, listed, note, ok, shown, size, wrong
+from samebits.health.check_result import CheckResult, note, ok, shown, size, wrong
 from samebits.paths import PARAMETERS, PINS
 from samebits.repository import cache as caches
 from samebits.repository import git

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from samebits.health.check_result import CheckResult, listed, note, ok, wrong
+from samebits.errors import listed
+from samebits.health.check_result import CheckResult, note, ok, wrong
 from samebits.paths import PINS
 
 INSTALL = "run `pip install -e .`"

@@ -10,7 +10,7 @@ from tabulate import tabulate  # type: ignore[import-untyped]
 
 from samebits import results
 from samebits.data.sources import cifar10
-from samebits.errors import UserError, printable
+from samebits.errors import UserError, listed, printable
 from samebits.paths import LOCK, PARAMETERS, PIPELINE, RAW, SCRATCH
 from samebits.proof import mlflow_run
 from samebits.proof.explanation import Explanation
@@ -33,8 +33,7 @@ def verify(folder: Path, name: str = "HEAD", stage: str | None = None) -> int:
     result = results.find(root, name)
     _require_stage(result, stage)
     if files := git.uncommitted(root):
-        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-        print(f"note: uncommitted changes ({', '.join(files[:3])}{more}) are not part of {result}", file=sys.stderr)
+        print(f"note: uncommitted changes ({listed(files)}) are not part of {result}", file=sys.stderr)
     with _clean_clone(result) as clone:
         _fetch_own_images(result, clone.root)
         changes = dvc_command.changes(clone.root, stage, clone.environment)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from samebits.errors import UserError
+from samebits.errors import UserError, listed
 from samebits.repository import cache as caches
 from samebits.repository import git
 from samebits.repository.cache import Cache
@@ -31,7 +31,7 @@ def share(root: Path, remote_name: str | None) -> int:
         lost = _send_objects(root, cache, inventory, remote)
         _send_records(cache, inventory, lost, remote)
     if lost:
-        what = f"{_count(len(lost), 'object')} of known results ({', '.join(sorted(set(lost.values()))[:3])})"
+        what = f"{_count(len(lost), 'object')} of known results ({listed(sorted(set(lost.values())))})"
         print(f"note: neither here nor in {remote.name}: {what}; whoever made them has to share too", file=sys.stderr)
     if not remote.is_checked:
         remedy = f"run `dvc remote modify {remote.name} verify true`"

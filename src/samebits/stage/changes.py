@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from samebits.atomic import signature
-from samebits.errors import UserError
+from samebits.errors import UserError, listed
 from samebits.paths import PARAMETERS
 from samebits.repository import dvc_lock
 from samebits.repository.digests import md5_if_readable, md5_of
 from samebits.stage.inputs import Inputs, content_of
 
 DIGITS = 7  # of a hash: enough to tell two contents apart
-_NAMED = 4  # of the things that have changed
 _ABSENT = "absent"
 
 
@@ -80,12 +79,6 @@ def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]
         for name in {**before, **after}
         if (one := before.get(name)) != (other := after.get(name)) or isinstance(one, bool) != isinstance(other, bool)
     ]
-
-
-def listed(changes: list[Change]) -> str:
-    """Name the changes, the first few of them if they are many."""
-    more = f" and {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
-    return f"{', '.join(map(str, changes[:_NAMED]))}{more}"
 
 
 def _in_parameters(inputs: Inputs) -> list[Change]:

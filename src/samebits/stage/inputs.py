@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samebits.atomic import Signature, signature, written
-from samebits.errors import UserError
+from samebits.errors import UserError, listed
 from samebits.paths import LOCK, PARAMETERS, PINS, PIPELINE, RECIPES
 from samebits.repository import dvc_lock, git
 from samebits.repository.digests import file_md5, md5_of
@@ -77,7 +77,7 @@ class Inputs:
         self.sealed = set(self.code)
         changed = [path for path, file in self.files.items() if signature(Path(path)) != file.signature]
         if changed:
-            raise UserError(f"{', '.join(changed[:4])} changed while {self.stage} was starting: run `dvc repro` again")
+            raise UserError(f"{listed(changed)} changed while {self.stage} was starting: run `dvc repro` again")
 
     def require_dependencies(self) -> None:
         """Raise UserError if the stage has loaded a part of its recipe that it does not depend on."""

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from samebits.errors import UserError
+from samebits.errors import UserError, listed
 from samebits.paths import LOCK, PARAMETERS, PIPELINE
 from samebits.repository import dvc_lock
 from samebits.repository.digests import file_md5
@@ -51,7 +51,7 @@ def require_stages_before(inputs: Inputs) -> None:
         if differing := [change for change in misfits(inputs, name) if change.is_parameter]:
             raise UserError(
                 f"{name} ran with other values than {PARAMETERS} had when {inputs.stage} started "
-                f"({changes.listed(differing)}): run `dvc repro`"
+                f"({listed(differing)}): run `dvc repro`"
             )
 
 
