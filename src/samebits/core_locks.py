@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 TURN_SECONDS = 2.0
@@ -96,8 +97,6 @@ def _hold(locks: list[FileLock], number: int) -> int:
 
 
 def _is_held_by_a_stopped_process(path: Path) -> bool:
-    import psutil
-
     try:
         return psutil.Process(int(path.read_text())).status() == psutil.STATUS_STOPPED
     except (OSError, ValueError, psutil.Error):

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from samebits.errors import UserError
 from samebits.health.check_result import CheckResult, note, ok, shown, wrong
 from samebits.processes import is_alive
@@ -45,8 +47,6 @@ def is_held(path: Path) -> bool:
 
 def whoever_opened(path: Path) -> str | None:
     """Name a process that has `path` open; those of other users cannot be seen."""
-    import psutil
-
     for process in psutil.process_iter(["open_files", "cmdline"]):
         if any(file.path == str(path.resolve()) for file in process.info["open_files"] or ()):
             return _named(process.pid, " ".join(process.info["cmdline"] or []))
@@ -55,8 +55,6 @@ def whoever_opened(path: Path) -> str | None:
 
 def _dvc_process(root: Path) -> str | None:
     """Name a process of DVC's that works in `root` or below it."""
-    import psutil
-
     for process in psutil.process_iter(["cwd", "cmdline"]):
         folder, command = process.info["cwd"], " ".join(process.info["cmdline"] or [])
         if folder and Path(folder).is_relative_to(root.resolve()) and re.search(r"\bdvc\b", command):
@@ -78,7 +76,6 @@ def _repository_locks(root: Path, are_hardlinks: bool) -> Iterator[CheckResult]:
 
 
 def _path_locks(root: Path) -> Iterator[CheckResult]:
-    import psutil
     from dvc.rwlock import SCHEMA
     from voluptuous import Invalid
 
