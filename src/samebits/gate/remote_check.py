@@ -10,10 +10,7 @@ from samebits.repository.remote import open_remote
 
 
 def require_shared(root: Path) -> None:
-    """Raise UserError if the default remote lacks an output of dvc.lock, has one of another size, or does not answer.
-
-    What git holds needs no remote.
-    """
+    """Raise UserError unless the default remote holds, in full size, each output of dvc.lock that git does not."""
     recorded = dvc_lock.of_workspace(root).outputs
     if not recorded:
         raise UserError(f"{root} has no {LOCK}: run `dvc repro`")

@@ -48,10 +48,7 @@ def check(root: Path, cache: Cache, repair: bool, has_remote: bool) -> Iterator[
 
 
 def hash_all(cache: Cache) -> tuple[dict[Path, int], list[Fault]]:
-    """Hash every object on all cores, with a progress bar on a terminal; return their sizes in bytes and the faults.
-
-    Raises OSError if the cache cannot be listed.
-    """
+    """Hash all objects; return their sizes in bytes and the faults. Raises OSError if the cache cannot be listed."""
     sizes = {path: _num_bytes(path) for path in cache.objects()}
     faults = []
     with (

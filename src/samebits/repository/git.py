@@ -1,7 +1,4 @@
-"""What git knows of a workspace. Without a repository or a commit there is nothing to know, which is no error.
-
-A git that is not installed, refuses or fails is no answer: every function then raises GitError.
-"""
+"""What git knows of a workspace: nothing without a repository or a commit, GitError if git is missing or fails."""
 
 import os
 import subprocess

@@ -70,15 +70,13 @@ def since_start(inputs: Inputs) -> list[Change]:
 
 def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
     """Return the differences between flat parameters."""
-
-    def shown(values: Mapping[str, Any], name: str) -> str:
-        return str(values[name]) if name in values else _ABSENT
-
-    return [
-        Change(name, shown(before, name), shown(after, name), is_parameter=True)
-        for name in {**before, **after}
-        if (one := before.get(name)) != (other := after.get(name)) or isinstance(one, bool) != isinstance(other, bool)
-    ]
+    changes = []
+    for name in {**before, **after}:
+        one, other = before.get(name), after.get(name)
+        if one != other or isinstance(one, bool) != isinstance(other, bool):
+            was, became = (_ABSENT if value is None else str(value) for value in (one, other))
+            changes.append(Change(name, was, became, is_parameter=True))
+    return changes
 
 
 def _in_parameters(inputs: Inputs) -> list[Change]:
