@@ -15,7 +15,7 @@ RECIPES = params.load(PROJECT / "params.yaml").recipes
 
 def variants(kind: str, name: str) -> list[dict[str, Any]]:
     """Return sections for a part, one for each choice that its settings offer."""
-    choices = {key: _choices(each.annotation) for key, each in parts.settings(kind, name).items()}
+    choices = {key: _choices(annotation) for key, (annotation, _) in parts.settings(kind, name).items()}
     return [{"name": name} | dict(zip(choices, values, strict=True)) for values in product(*choices.values())]
 
 

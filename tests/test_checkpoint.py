@@ -250,7 +250,7 @@ WRONG_WEIGHTS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], dict[str, tor
     "one missing": (lambda weights: lacking(weights, "fc.bias"), 'Missing key(s) in state_dict: "fc.bias"'),
     "one too many": (lambda weights: weights | {"x": torch.zeros(1)}, 'Unexpected key(s) in state_dict: "x"'),
     "none": (lambda weights: {}, "Missing key(s)"),
-    "a name to confuse the terminal": (lambda weights: weights | {"\x1b[2J\n": torch.zeros(1)}, "?[2J"),
+    "a name to confuse the terminal": (lambda weights: weights | {"\x1b[2J\n": torch.zeros(1)}, r"\x1b[2J"),
     "many with long names": (lambda weights: {"x" * 99 + str(i): torch.zeros(1) for i in range(99)}, "Missing key(s)"),
 }
 

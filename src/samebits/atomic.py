@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from samebits.errors import UserError, printable
@@ -44,11 +44,10 @@ def replacing(path: Path) -> Iterator[Path]:
             permissions = temporary.stat().st_mode
             yield temporary
             temporary.chmod(permissions)  # some libraries write files that only their owner may read
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
+            _fsync(temporary)
             os.replace(temporary, path)
             written[path.as_posix()] = signature(path)
-        _fsync_folder(path.parent)
+        _fsync(path.parent)
     except OSError as error:
         if error.filename is None:  # a write to an open file, as on a full disk, does not say to which
             error.filename = str(path)
@@ -105,18 +104,17 @@ def _lock(folder: Path, how: int) -> Iterator[bool]:
     Yields False if another process holds it, or if this file system has no locks: then nothing is ever a leftover.
     """
     with ExitStack() as opened:
-        try:
+        is_held = False
+        with suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY)
             opened.callback(os.close, descriptor)
             fcntl.flock(descriptor, how)
             is_held = True
-        except OSError:
-            is_held = False
         yield is_held
 
 
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

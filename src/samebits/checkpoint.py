@@ -1,7 +1,4 @@
-"""A trained network in one file: enough to use it without params.yaml, data or history.
-
-A safetensors file holds tensors and text, so opening one that a stranger made runs no code.
-"""
+"""A trained network in one file, enough to use it without params.yaml, data or history. Opening a stranger's runs no code."""
 
 import json
 import textwrap
@@ -18,7 +15,7 @@ from torch import nn
 
 from samebits import atomic, models, params
 from samebits.data.prepared import Description
-from samebits.errors import UserError
+from samebits.errors import UserError, printable
 from samebits.repository.dvc_lock import flatten
 
 
@@ -48,13 +45,11 @@ class Checkpoint:
 
     def require(self, settings: params.Params, description: Description, data_md5: str, path: Path) -> None:
         """Raise UserError, calling this `path`, if it was trained in another way or on other data than asked for."""
-        asked = {"recipe": settings.recipe, "seed": settings.seed} | settings.chosen.model_dump(
-            include={"model", "train"}
-        )
-        own, other = (flatten(values) for values in (self.recipe, asked))
-        differing = [
-            f"{key} {own.get(key)}, not {other.get(key)}" for key in {**own, **other} if own.get(key) != other.get(key)
-        ]
+        asked = {"recipe": settings.recipe, "seed": settings.seed}
+        asked |= settings.chosen.model_dump(include={"model", "train"})
+        own, other = flatten(self.recipe), flatten(asked)
+        keys = [key for key in {**own, **other} if own.get(key) != other.get(key)]
+        differing = [f"{key} {own.get(key)}, not {other.get(key)}" for key in keys]
         if self.description != description or self.data_md5 not in ("", data_md5):
             differing.append("other data than data/prepared holds")
         if differing:
@@ -78,11 +73,8 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` to `path`, whole or not at all; equal content gives equal bytes."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
     # One metadata key: with more their order, and so the bytes, would vary.
-    meaning = {
-        "recipe": checkpoint.recipe,
-        "description": checkpoint.description.to_json(),
-        "data_md5": checkpoint.data_md5,
-    }
+    description = checkpoint.description.to_json()
+    meaning = {"recipe": checkpoint.recipe, "description": description, "data_md5": checkpoint.data_md5}
     with atomic.replacing(path) as temporary:
         try:
             save_file(weights, temporary, {"samebits": json.dumps(meaning, sort_keys=True)})
@@ -116,5 +108,4 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         text = ": ".join([*(str(part) for part in first["loc"]), first["msg"]])
-    text = textwrap.shorten(text, 300, placeholder=" ...")
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return printable(textwrap.shorten(text, 300, placeholder=" ..."))

@@ -6,7 +6,6 @@ times as long as one if the system shares the cores out, and twice as long if th
 
 import errno
 import os
-import stat
 import sys
 import tempfile
 import time
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 TURN_SECONDS = 2.0
@@ -55,10 +55,8 @@ class Turn:
         for locks, number in (self._next, 1), (self._cores, self._num_threads):
             while len(locks) >= number > _hold(locks, number):
                 if time.monotonic() > deadline:
-                    print(
-                        "note: other trainings have held the cores for too long; this one no longer waits for them",
-                        file=sys.stderr,
-                    )
+                    note = "note: other trainings have held the cores for too long; this one no longer waits for them"
+                    print(note, file=sys.stderr)
                     _release(self._cores)
                     self._next, self._cores, self._num_threads = [], [], 0
                     break
@@ -72,8 +70,7 @@ def _locks() -> tuple[list[FileLock], list[FileLock]]:
     folder = Path(tempfile.gettempdir()) / f"samebits-cores-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.lstat()
-        if stat.S_ISLNK(status.st_mode) or status.st_uid != os.getuid():  # its maker chooses which files we overwrite
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # its maker chooses which files we overwrite
             raise OSError(errno.EPERM, "another user made it, or it is a link")
         FileLock(folder / "next").acquire(timeout=0).lock.release()
     except Timeout:
@@ -100,8 +97,6 @@ def _hold(locks: list[FileLock], number: int) -> int:
 
 
 def _is_held_by_a_stopped_process(path: Path) -> bool:
-    import psutil
-
     try:
         return psutil.Process(int(path.read_text())).status() == psutil.STATUS_STOPPED
     except (OSError, ValueError, psutil.Error):

@@ -2,7 +2,7 @@
 
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 # What a machine can refuse without a mistake in the code. A missing file is not among them, because it may be one of ours:
@@ -41,3 +41,9 @@ def printable(text: str) -> str:
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
+
+
+def listed(things: Sequence[object], number: int = 3) -> str:
+    """Name the first `number` of some things, and say how many more there are."""
+    more = f" and {len(things) - number} more" if len(things) > number else ""
+    return ", ".join(map(str, things[:number])) + more

@@ -54,8 +54,7 @@ class _Kind:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         sections = {}
         for name in parts.names(self._kind):
-            fields: dict[str, Any] = {"name": (Literal[name], ...)}
-            fields |= {key: (each.annotation, each.default) for key, each in parts.settings(self._kind, name).items()}
+            fields: dict[str, Any] = {"name": (Literal[name], ...), **parts.settings(self._kind, name)}
             sections[name] = handler.generate_schema(create_model(name, __base__=Part, **fields))
         return core_schema.tagged_union_schema(sections, discriminator="name")
 

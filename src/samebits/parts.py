@@ -29,14 +29,6 @@ class Kind:
     used_by: str  # the folder below recipes/<recipe>/ that links the modules
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A keyword-only argument: its type, and its default if it has one."""
-
-    annotation: Any
-    default: Any = ...
-
-
 KINDS = {
     "model": Kind("models", "Network", "model"),
     "optimizer": Kind("training/optimizers", "build", "train"),
@@ -59,13 +51,13 @@ def data_sources() -> list[str]:
 
 
 @cache
-def settings(kind: str, name: str) -> dict[str, Setting]:
-    """Return the settings of a part by name."""
+def settings(kind: str, name: str) -> dict[str, tuple[Any, Any]]:
+    """Return type and default of each setting of a part; `...` if it has no default."""
     definition = _definition(_PACKAGE / KINDS[kind].folder / f"{name}.py", KINDS[kind].defines)
     assert definition is not None
     arguments = definition.args
     return {
-        argument.arg: Setting(_evaluate(argument.annotation), ast.literal_eval(default) if default else ...)
+        argument.arg: (_evaluate(argument.annotation), ast.literal_eval(default) if default else ...)
         for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     }
 

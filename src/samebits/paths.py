@@ -6,14 +6,6 @@ LOCK = "dvc.lock"
 PINS = "compute.lock"  # versions of the libraries that decide numbers
 
 RECIPES = "recipes"  # for each recipe and stage a folder of links to the parts that only some recipes use
-# Folders of such parts: a network, an optimizer, ..., each in a file of its own.
-PARTS = (
-    "src/samebits/models",
-    "src/samebits/training/optimizers",
-    "src/samebits/training/schedules",
-    "src/samebits/training/augmentation",
-    "src/samebits/evaluation/metrics",
-)
 
 RAW = "data/raw"
 PREPARED = "data/prepared"

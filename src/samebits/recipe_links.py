@@ -9,18 +9,14 @@ from pathlib import Path
 from samebits import parts
 from samebits.params import Recipe
 
-# Linked for every recipe, so that no folder is empty.
-_ALWAYS = {"evaluate": ["evaluation/metrics/summary.py"]}
-
 
 def expected(name: str, recipe: Recipe) -> dict[Path, Path]:
     """Return the links that a recipe needs, with the files that they lead to, as paths from the root of the repository."""
-    source = Path("src/samebits")
-    files = [(folder, source / file) for folder, always in _ALWAYS.items() for file in always]
-    files += [
-        (parts.KINDS[kind].used_by, source / parts.KINDS[kind].folder / f"{part}.py") for kind, part in recipe.parts
-    ]
-    return {Path("recipes", name, folder, file.name): file for folder, file in files}
+    source, folder = Path("src/samebits"), Path("recipes", name)
+    links = {folder / "evaluate/summary.py": source / "evaluation/metrics/summary.py"}  # so that no folder is empty
+    for kind, part in recipe.parts:
+        links[folder / parts.KINDS[kind].used_by / f"{part}.py"] = source / parts.KINDS[kind].folder / f"{part}.py"
+    return links
 
 
 def missing(root: Path, recipes: dict[str, Recipe]) -> dict[Path, Path]:

@@ -94,7 +94,7 @@ class Result:
 
     def origin(self) -> Origin:
         """Return where it comes from: its own files, unless they are not those that it was made from."""
-        base = git.parent(self.root, self.commit) if self.experiment else None
+        base = git.commit(self.root, f"{self.commit}^") if self.experiment else None
         commit = base or self.commit or None
         if self._is_stale():
             return Origin(commit, b"", self.experiment, is_dirty=True)

@@ -10,17 +10,14 @@ from samebits.repository.remote import open_remote
 
 
 def require_shared(root: Path) -> None:
-    """Raise UserError if the default remote lacks an output of dvc.lock, has one of another size, or does not answer.
-
-    What git holds needs no remote.
-    """
+    """Raise UserError unless the default remote holds, in full size, each output of dvc.lock that git does not."""
     recorded = dvc_lock.of_workspace(root).outputs
     if not recorded:
         raise UserError(f"{root} has no {LOCK}: run `dvc repro`")
     in_git = git.files(root, "HEAD")
     outputs = [output for output in recorded if output.path not in in_git]
     with open_remote(root, None, caches.settings(root)) as remote:
-        there = remote.object_sizes([output.md5 for output in outputs])
+        there = remote.sizes([output.md5 for output in outputs])
         files = [output for output in outputs if not output.md5.endswith(".dir")]
         wrong = {
             "lacks": [output.path for output in outputs if output.md5 not in there],

@@ -3,7 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +48,7 @@ def check(root: Path, cache: Cache, repair: bool, has_remote: bool) -> Iterator[
 
 
 def hash_all(cache: Cache) -> tuple[dict[Path, int], list[Fault]]:
-    """Hash every object on all cores, with a progress bar on a terminal; return their sizes in bytes and the faults.
-
-    Raises OSError if the cache cannot be listed.
-    """
+    """Hash all objects; return their sizes in bytes and the faults. Raises OSError if the cache cannot be listed."""
     sizes = {path: _num_bytes(path) for path in cache.objects()}
     faults = []
     with (
@@ -59,10 +56,9 @@ def hash_all(cache: Cache) -> tuple[dict[Path, int], list[Fault]]:
         ThreadPoolExecutor(os.cpu_count()) as threads,
     ):
         largest_first = sorted(sizes, key=lambda path: -sizes[path])
-        started = {threads.submit(_fault, path): path for path in largest_first}
-        for done in as_completed(started):
-            bar.update(sizes[started[done]])
-            if fault := done.result():
+        for path, fault in zip(largest_first, threads.map(_fault, largest_first), strict=True):
+            bar.update(sizes[path])
+            if fault:
                 faults.append(fault)
     return sizes, sorted(faults, key=lambda fault: fault.path)
 

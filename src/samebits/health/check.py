@@ -8,9 +8,9 @@ from pathlib import Path
 
 from samebits import atomic, params
 from samebits.data import sources
-from samebits.errors import UserError
+from samebits.errors import UserError, listed
 from samebits.health import cached_objects, libraries, lost_experiments, stage_records, stale_locks, tracking_database
-from samebits.health.check_result import CheckResult, listed, note, ok, shown, size, wrong
+from samebits.health.check_result import CheckResult, note, ok, shown, size, wrong
 from samebits.paths import PARAMETERS, PINS
 from samebits.repository import cache as caches
 from samebits.repository import git
@@ -33,8 +33,8 @@ def check(root: Path, repair: bool) -> int:
     cache = Cache(caches.of(root).root.resolve())
     has_remote = bool(settings["core"].get("remote"))
     are_hardlinks = bool(settings["core"].get("hardlink_lock"))
-    if repair and (holder := stale_locks.at_work(root, are_hardlinks)):
-        raise UserError(f"DVC is at work here: {holder}: repair when it has ended")
+    if repair and (what := stale_locks.at_work(root, are_hardlinks)):
+        raise UserError(f"{what}: repair when it has ended")
 
     checks = (
         _git(root),

@@ -1,6 +1,5 @@
 """One line of what `samebits check` says."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,11 +26,6 @@ ok, note, wrong = partial(CheckResult, "ok"), partial(CheckResult, "note"), part
 def shown(root: Path, path: Path) -> str:
     """Return `path` relative to `root` if it is below it, else as it is."""
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return the first three names, with dots for the others."""
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def size(num_bytes: int) -> str:

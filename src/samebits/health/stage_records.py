@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from samebits.errors import UserError
-from samebits.health.check_result import REPAIR, CheckResult, listed, note, shown, wrong
+from samebits.errors import UserError, listed
+from samebits.health.check_result import REPAIR, CheckResult, note, shown, wrong
 from samebits.paths import LOCK, METRICS
 from samebits.repository import cache as caches
 from samebits.repository import dvc_lock, false_records, git

@@ -4,17 +4,19 @@ import fcntl
 import json
 import re
 import textwrap
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from samebits.errors import UserError
 from samebits.health.check_result import CheckResult, note, ok, shown, wrong
 from samebits.processes import is_alive
 from samebits.repository import dvc_lock
 
-# The paths that each process, a number and a command, has locked, and whether to write them.
-_PathLocks = dict[tuple[int, str], list[tuple[Path, bool]]]
+_AT_WORK = "DVC is at work here"
 
 
 def check(root: Path, are_hardlinks: bool) -> Iterator[CheckResult]:
@@ -27,12 +29,8 @@ def check(root: Path, are_hardlinks: bool) -> Iterator[CheckResult]:
 
 
 def at_work(root: Path, are_hardlinks: bool) -> str | None:
-    """Name a living process of DVC's that works here."""
-    holders = [holder for _, holder in _held(root, are_hardlinks) if holder]
-    with suppress(ValueError):
-        locks, written = _read_path_locks(root)
-        holders += [_named(pid, command) for pid, command in locks if is_alive(pid, written)]
-    return holders[0] if holders else None
+    """Say that a living process of DVC's works here, if one does."""
+    return next((found.what for found in check(root, are_hardlinks) if found.what.startswith(_AT_WORK)), None)
 
 
 def is_held(path: Path) -> bool:
@@ -49,8 +47,6 @@ def is_held(path: Path) -> bool:
 
 def whoever_opened(path: Path) -> str | None:
     """Name a process that has `path` open; those of other users cannot be seen."""
-    import psutil
-
     for process in psutil.process_iter(["open_files", "cmdline"]):
         if any(file.path == str(path.resolve()) for file in process.info["open_files"] or ()):
             return _named(process.pid, " ".join(process.info["cmdline"] or []))
@@ -59,8 +55,6 @@ def whoever_opened(path: Path) -> str | None:
 
 def _dvc_process(root: Path) -> str | None:
     """Name a process of DVC's that works in `root` or below it."""
-    import psutil
-
     for process in psutil.process_iter(["cwd", "cmdline"]):
         folder, command = process.info["cwd"], " ".join(process.info["cmdline"] or [])
         if folder and Path(folder).is_relative_to(root.resolve()) and re.search(r"\bdvc\b", command):
@@ -68,57 +62,41 @@ def _dvc_process(root: Path) -> str | None:
     return None
 
 
-def _held(root: Path, are_hardlinks: bool) -> Iterator[tuple[str, str | None]]:
-    """Return which of DVC's locks on the whole repository are held, and by whom if that can be seen."""
-    for path in (root / ".dvc/tmp/lock", root / ".dvc/tmp/rwlock.lock"):
-        if are_hardlinks and path.exists():
-            yield shown(root, path), _dvc_process(root)  # its file does not name its holder
-        elif not are_hardlinks and is_held(path):
-            yield shown(root, path), whoever_opened(path)
-
-
 def _repository_locks(root: Path, are_hardlinks: bool) -> Iterator[CheckResult]:
-    for name, holder in _held(root, are_hardlinks):
-        if holder:
-            yield note(f"DVC is at work here: {name} is held by {holder}")
+    for path in (root / ".dvc/tmp/lock", root / ".dvc/tmp/rwlock.lock"):
+        name = shown(root, path)
+        if not (path.exists() if are_hardlinks else is_held(path)):
+            continue
+        # The file of a hard link does not name its holder.
+        if holder := _dvc_process(root) if are_hardlinks else whoever_opened(path):
+            yield note(f"{_AT_WORK}: {name} is held by {holder}")
         else:
             remedy = f"remove {name}, unless DVC runs here on another machine or as another user"
             yield wrong(f"{name} is held, by no process that runs here", remedy)
 
 
-def _read_path_locks(root: Path) -> tuple[_PathLocks, float]:
-    """Return the locked paths by process, and when they were written down. Raises ValueError if that is damaged."""
+def _path_locks(root: Path) -> Iterator[CheckResult]:
     from dvc.rwlock import SCHEMA
     from voluptuous import Invalid
 
     path = root / ".dvc/tmp/rwlock"
+    name = shown(root, path)
     try:
         written = path.stat().st_mtime
         locked = SCHEMA(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        return {}, 0.0
-    except Invalid as error:
-        raise ValueError(str(error)) from None
-    writes = [(name, entry, True) for name, entry in locked["write"].items()]
-    reads = [(name, entry, False) for name, entries in locked["read"].items() for entry in entries]
-    locks: _PathLocks = {}
-    for name, entry, is_write in writes + reads:
-        locks.setdefault((entry["pid"], entry["cmd"]), []).append((Path(name), is_write))
-    return locks, written
-
-
-def _path_locks(root: Path) -> Iterator[CheckResult]:
-    import psutil
-
-    name = shown(root, root / ".dvc/tmp/rwlock")
-    try:
-        locks, written = _read_path_locks(root)
-    except ValueError:
+        return
+    except (ValueError, Invalid):
         yield wrong(f"{name} is not what DVC writes, which then refuses to run", f"remove {name}")
         return
+    writes = [(entry, Path(each), True) for each, entry in locked["write"].items()]
+    reads = [(entry, Path(each), False) for each, entries in locked["read"].items() for entry in entries]
+    locks: defaultdict[tuple[int, str], list[tuple[Path, bool]]] = defaultdict(list)  # what each process has locked
+    for entry, each, is_write in writes + reads:
+        locks[entry["pid"], entry["cmd"]].append((each, is_write))
     living = {process for process in locks if is_alive(process[0], written)}
     for process in sorted(living):
-        yield note(f"DVC is at work here: {name} is held by {_named(*process)}")
+        yield note(f"{_AT_WORK}: {name} is held by {_named(*process)}")
     # DVC itself removes the locks of a number that no process has, but waits for a process that has got the number since.
     outputs: list[Path] = []
     with suppress(UserError):  # a damaged dvc.lock has a line of its own

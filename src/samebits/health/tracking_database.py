@@ -1,17 +1,15 @@
 """The health of the tracking database, which is only read: never created, written or migrated."""
 
 import sqlite3
-import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
-from importlib.metadata import version
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 
 from samebits.health import stale_locks
 from samebits.health.check_result import CheckResult, note, ok, shown, wrong
-from samebits.tracking.store import quiet_mlflow, tracking_uri, without_password
+from samebits.tracking.store import in_time, quiet_mlflow, tracking_uri, without_password
 
 _ANSWER_SECONDS = 4.0
 _MOVE_AWAY = "move it away; no result is in it, and the next run makes a new one"
@@ -28,11 +26,7 @@ def check(root: Path) -> Iterator[CheckResult]:
         if stale_locks.is_held(lock):
             yield note(f"{shown(root, lock)} is held by {stale_locks.whoever_opened(lock) or 'another user'}")
     elif scheme in ("http", "https"):
-        server = f"the tracking server {without_password(uri).rstrip('/')}"
-        if reason := _why_silent(f"{without_password(uri).rstrip('/')}/health"):
-            yield note(f"{server} cannot be reached ({reason}); runs go on without it")
-        else:
-            yield ok(f"{server} answers")
+        yield _server(without_password(uri).rstrip("/"))
     else:
         yield note(f"MLFLOW_TRACKING_URI names a {scheme} store, which is not checked")
 
@@ -43,7 +37,8 @@ def _database(name: str, path: Path) -> CheckResult:
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            revision = _revision(connection)
+            has_schema = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'").fetchone()
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if has_schema else None
     except sqlite3.Error as error:
         if error.sqlite_errorname == "SQLITE_BUSY":
             return note(f"{name} is being written to, and not checked")
@@ -52,16 +47,9 @@ def _database(name: str, path: Path) -> CheckResult:
         return wrong(f"{name} cannot be read ({error})", _MOVE_AWAY)
     if verdict != "ok":
         return wrong(f"{name} is damaged ({' '.join(verdict.split())})", _MOVE_AWAY)
-    if revision is None:
+    if row is None:
         return wrong(f"{name} has no schema of MLflow's", _MOVE_AWAY)
-    return _schema(name, path, revision)
-
-
-def _revision(connection: sqlite3.Connection) -> str | None:
-    """Return what MLflow's migrations noted as the schema of a database."""
-    exists = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'alembic_version'").fetchone()
-    row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if exists else None
-    return row[0] if row else None
+    return _schema(name, path, row[0])
 
 
 def _schema(name: str, path: Path, revision: str) -> CheckResult:
@@ -69,11 +57,9 @@ def _schema(name: str, path: Path, revision: str) -> CheckResult:
     from alembic.script import ScriptDirectory
     from alembic.util import CommandError
 
-    package = find_spec("mlflow")  # importing it would take seconds
-    if package is None or package.origin is None:
-        raise ImportError("mlflow is not installed")
-    migrations = ScriptDirectory(str(Path(package.origin).parent / "store" / "db_migrations"))
-    installed = f"MLflow {version('mlflow')}"
+    package = distribution("mlflow")  # importing it would take seconds
+    migrations = ScriptDirectory(str(package.locate_file("mlflow/store/db_migrations")))
+    installed = f"MLflow {package.version}"
     if revision == migrations.get_current_head():
         return ok(f"{name} is whole and has the schema of {installed}")
     try:
@@ -85,18 +71,9 @@ def _schema(name: str, path: Path, revision: str) -> CheckResult:
     return wrong(what, f"copy it, then run `mlflow db upgrade sqlite:///{path}`")
 
 
-def _why_silent(url: str) -> str | None:
-    """Return why a server does not answer well, or None. Asked on a thread, because name look-ups obey no timeout."""
-    answers: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(url, timeout=_ANSWER_SECONDS).close()
-            answers.append(None)
-        except Exception as error:  # whatever it is, the answer is no
-            answers.append(str(error))
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_ANSWER_SECONDS)
-    return answers[0] if answers else f"no answer within {_ANSWER_SECONDS:.0f} seconds"
+def _server(address: str) -> CheckResult:
+    try:
+        in_time(_ANSWER_SECONDS, lambda: urllib.request.urlopen(f"{address}/health", timeout=_ANSWER_SECONDS).close())
+    except Exception as error:  # whatever it is, the answer is no
+        return note(f"the tracking server {address} cannot be reached ({error}); runs go on without it")
+    return ok(f"the tracking server {address} answers")

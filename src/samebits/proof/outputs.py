@@ -75,10 +75,7 @@ def is_machine(path: str) -> bool:
 
 
 def recorded_machine(result: Result, path: str, here: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what the output `path` of `result` says, or git's copy of it; None if neither is available as recorded.
-
-    `here` is what the same file says of this machine.
-    """
+    """Return what the recorded `path` says, or git's copy of it; None if neither is there. `here` is this machine."""
     values = parse_object(result.read(path))
     if values is None and (values := parse_object(result.read(ENVIRONMENT))):  # in git, so every clone has it
         values |= {"num_threads": here.get("num_threads")}  # it has those of another stage

@@ -10,11 +10,11 @@ from tabulate import tabulate  # type: ignore[import-untyped]
 
 from samebits import results
 from samebits.data.sources import cifar10
-from samebits.errors import UserError, printable
+from samebits.errors import UserError, listed, printable
 from samebits.paths import LOCK, PARAMETERS, PIPELINE, RAW, SCRATCH
 from samebits.proof import mlflow_run
 from samebits.proof.explanation import Explanation
-from samebits.proof.outputs import Row, Verdict, compare
+from samebits.proof.outputs import Verdict, compare
 from samebits.repository import cache as caches
 from samebits.repository import clones, dvc_command, dvc_lock, git
 from samebits.repository.clones import Clone
@@ -32,12 +32,15 @@ def verify(folder: Path, name: str = "HEAD", stage: str | None = None) -> int:
     root = git.require_repository(folder)
     result = results.find(root, name)
     _require_stage(result, stage)
-    _note_uncommitted(root, result)
+    if files := git.uncommitted(root):
+        print(f"note: uncommitted changes ({listed(files)}) are not part of {result}", file=sys.stderr)
     with _clean_clone(result) as clone:
         _fetch_own_images(result, clone.root)
         changes = dvc_command.changes(clone.root, stage, clone.environment)
         _say_other_origin(result, changes)
-        edited = {path for change in changes.values() for path in change.outputs}
+        edited = [path for change in changes.values() for path in change.outputs]
+        for path in edited:
+            print(f"{path} of {result} was edited after {LOCK} recorded it")
         return _repeat(result, stage, clone, edited, is_run=False)
 
 
@@ -89,11 +92,6 @@ def _repeat(result: Result, stage: str | None, clone: Clone, edited: Collection[
     print(tabulate(cells, headers=("stage", "output", "recorded", "got", ""), disable_numparse=True))
     for line in Explanation(result, rows, clone.root).lines():
         print(line)
-    return _conclude(result, rows)
-
-
-def _conclude(result: Result, rows: list[Row]) -> int:
-    """Print the verdict and return the exit code."""
     if num_different := sum(row.counts for row in rows):
         print(f"different: {num_different} of {len(rows)} outputs of {result}")
         return 1
@@ -126,21 +124,14 @@ def _require_stage(result: Result, stage: str | None) -> None:
         raise UserError(f"{stage} is no stage of {result}: its dvc.yaml has {', '.join(names) or 'none'}")
 
 
-def _note_uncommitted(root: Path, result: Result) -> None:
-    if files := git.uncommitted(root):
-        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-        print(f"note: uncommitted changes ({', '.join(files[:3])}{more}) are not part of {result}", file=sys.stderr)
-
-
 def _raw_data(result: Result) -> dict[str, str]:
     """Point the clone to the user's raw data: the folder of SAMEBITS_DATA, or the workspace's own if CIFAR-10 is there."""
     if chosen := os.environ.get("SAMEBITS_DATA"):
         return {"SAMEBITS_DATA": str((result.root / chosen).resolve())}
+    raw = result.root / RAW
     match result.yaml(PARAMETERS):
         case {"data": {"path": str(path)}}:
             raw = result.root / path
-        case _:
-            raw = result.root / RAW
     return {"SAMEBITS_DATA": str(raw)} if cifar10.is_available(raw) else {}
 
 
@@ -165,5 +156,3 @@ def _say_other_origin(result: Result, changes: dict[str, dvc_command.Changes]) -
         print(f"{LOCK} of {result} was made by other code, parameters or data than the revision holds:")
         for what, stages in stages_of.items():
             print(f"  {what} ({', '.join(stages)})")
-    for path in (path for change in changes.values() for path in change.outputs):
-        print(f"{path} of {result} was edited after {LOCK} recorded it")

@@ -1,7 +1,6 @@
 """MD5s, by which DVC names contents."""
 
 import hashlib
-import io
 from pathlib import Path
 
 
@@ -10,12 +9,10 @@ def md5_of(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def file_md5(file: Path | io.FileIO) -> str:
-    """Return the MD5 of a file, named or open for reading. Raises OSError if it cannot be read."""
-    if isinstance(file, Path):
-        with file.open("rb", buffering=0) as opened:
-            return file_md5(opened)
-    return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+def file_md5(path: Path) -> str:
+    """Return the MD5 of a file. Raises OSError if it cannot be read."""
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def md5_if_readable(path: Path) -> str | None:

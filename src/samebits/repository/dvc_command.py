@@ -88,13 +88,8 @@ def has_to_run(root: Path, stage: str) -> bool:
 
 def run_experiment(root: Path, name: str, settings: dict[str, str]) -> int:
     """Run the pipeline as the experiment `name` in a temporary copy, so no tracked file of `root` changes; return the exit code."""
-    changes = [argument for key, value in settings.items() for argument in ("--set-param", f"{key}={value}")]
+    changes = [f"--set-param={key}={value}" for key, value in settings.items()]
     return _dvc(root, "exp", "run", "--temp", "--name", name, *changes).returncode
-
-
-def experiments(root: Path) -> list[str]:
-    """Return the names of the experiments that are based on the current commit."""
-    return _dvc(root, "exp", "list", "--name-only", capture_output=True).stdout.split()
 
 
 def fetch(root: Path, revision: str, path: str, target: Path) -> None:

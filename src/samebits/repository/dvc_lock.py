@@ -129,6 +129,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters by dotted key, without those that are null: they are the same as absent."""
+    return {key: value for key, value in flatten(values).items() if value is not None}
+
+
 def paths(definition: Mapping[str, Any], *kinds: str) -> set[str]:
     """Return the paths of these kinds (deps, outs, ...) that a stage of dvc.yaml names; some are followed by settings."""
     entries = [entry for kind in kinds for entry in definition.get(kind, [])]

@@ -1,7 +1,4 @@
-"""False records: DVC's record of a stage contradicts the stage's own outputs. They are found without training.
-
-A checkpoint names its recipe, seed, parameters and the MD5 of its data; dataset.json says what its tensors are.
-"""
+"""False records: DVC's record of a stage contradicts what the stage's outputs, checkpoint and dataset.json, say themselves."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +9,7 @@ from samebits.errors import UserError
 from samebits.paths import CHECKPOINT, DATASET, LOCK
 from samebits.repository import dvc_lock
 from samebits.repository.cache import Cache
-from samebits.repository.dvc_lock import Record, Stage, flatten
+from samebits.repository.dvc_lock import Record, Stage, flat
 
 RUN_AGAIN = f"run `dvc repro --force --single-item train`, then `dvc repro`, and commit {LOCK}"
 _MAX_HEADER_BYTES = 10_000_000
@@ -60,11 +57,11 @@ def _of_checkpoint(stage: Stage, content: bytes) -> Iterator[str]:
     try:
         size = min(int.from_bytes(content[:8], "little"), _MAX_HEADER_BYTES)
         meaning = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["samebits"])
-        own = _flat(meaning["recipe"])
+        own = flat(meaning["recipe"])
     except (ValueError, LookupError, TypeError, AttributeError):
         return  # written by an unknown version
     prefix = f"recipes.{stage.params.get('recipe')}."
-    recorded = {key.removeprefix(prefix): value for key, value in _flat(stage.params).items()}
+    recorded = {key.removeprefix(prefix): value for key, value in flat(stage.params).items()}
     yield from _differences(recorded, own, "checkpoint")
     if (data_md5 := meaning.get("data_md5")) and stage.dependencies.get(DATASET, data_md5) != data_md5:
         yield f"{DATASET} {stage.dependencies[DATASET][:7]}, its checkpoint says {data_md5[:7]}"
@@ -85,7 +82,7 @@ def _of_data(stage: Stage, content: bytes) -> Iterator[str]:
     moments = {*zip(normalization["mean"], normalization["std"], strict=True)}
     fixed: dict[Any, str] = {((0.5, 0.5),): "half", ((0.0, 1.0),): "none"}
     own["data.normalization"] = fixed.get(tuple(moments), "per_channel")
-    yield from _differences(_flat(stage.params), own, "data")
+    yield from _differences(flat(stage.params), own, "data")
 
 
 def _differences(recorded: Mapping[str, Any], own: Mapping[str, Any], what: str) -> Iterator[str]:
@@ -93,7 +90,3 @@ def _differences(recorded: Mapping[str, Any], own: Mapping[str, Any], what: str)
     for key in own:
         if key in recorded and recorded[key] != own[key]:
             yield f"{key} {recorded[key]}, its {what} says {own[key]}"
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flatten(values).items() if value is not None}

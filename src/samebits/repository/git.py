@@ -1,7 +1,4 @@
-"""What git knows of a workspace. Without a repository or a commit there is nothing to know, which is no error.
-
-A git that is not installed, refuses or fails is no answer: every function then raises GitError.
-"""
+"""What git knows of a workspace: nothing without a repository or a commit, GitError if git is missing or fails."""
 
 import os
 import subprocess
@@ -9,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from samebits.errors import UserError
 from samebits.paths import LOCK
@@ -17,8 +15,6 @@ from samebits.paths import LOCK
 _GIT = ("git", "--no-optional-locks")
 _BRANCHES = ("--branches", "--tags", "--remotes")  # with other people's branches that were fetched
 _EXPERIMENTS = "refs/exps"
-# What DVC keeps beside its experiments for its own work.
-_NO_EXPERIMENTS = ("exec", "apply", "stash", "celery")
 # DVC writes these while it runs the pipeline: they are results, not what a result was made from.
 _WRITTEN_BY_DVC = (f":!{LOCK}", ":!metrics")
 # Against settings of the user that would change a patch: those without an option of `git diff`, and the others.
@@ -55,19 +51,14 @@ def commit(workspace: Path, revision: str = "HEAD") -> str | None:
     return found or None
 
 
-def parent(workspace: Path, revision: str) -> str | None:
-    """Return the full hash of a commit's first parent."""
-    return commit(workspace, f"{revision}^")
-
-
 def ref(workspace: Path, name: str) -> str | None:
     """Return the full name of the branch or tag called `name`; None if it names a commit in another way, or nothing."""
     return _text(workspace, "rev-parse", "--verify", "--quiet", "--symbolic-full-name", name) or None
 
 
-def references(workspace: Path, *prefixes: str) -> dict[str, str]:
-    """Return the commits, or annotated tags, of all references below `prefixes`, by their full names."""
-    listed = _text(workspace, "for-each-ref", "--format=%(refname) %(objectname)", *prefixes)
+def references(workspace: Path, *patterns: str) -> dict[str, str]:
+    """Return the commits, or annotated tags, of all references that git finds by `patterns`, by their full names."""
+    listed = _text(workspace, "for-each-ref", "--format=%(refname) %(objectname)", *patterns)
     return dict(line.rsplit(" ", 1) for line in listed.splitlines())
 
 
@@ -98,16 +89,15 @@ def remove_experiment(workspace: Path, name: str, commit: str) -> None:
 
 def _experiments(workspace: Path) -> list[tuple[str, str, str]]:
     """Return reference (refs/exps/ab/cdef.../name), commit and name of each experiment."""
-    split = ((ref.split("/"), ref, commit) for ref, commit in references(workspace, _EXPERIMENTS).items())
-    return [
-        (ref, commit, words[4]) for words, ref, commit in split if len(words) == 5 and words[2] not in _NO_EXPERIMENTS
-    ]
+    # DVC keeps more below refs/exps for its own work, but nothing that lies as deep in a folder of two letters.
+    found = references(workspace, f"{_EXPERIMENTS}/??/*/*")
+    return [(reference, commit, reference.rpartition("/")[2]) for reference, commit in found.items()]
 
 
 def commits_by_subject(workspace: Path) -> dict[str, str]:
     """Return all commits, also unreachable ones, by the first lines of their messages."""
     listed = _git(workspace, "cat-file", "--batch-all-objects", "--batch-check=%(objecttype) %(objectname)")
-    commits = b"".join(line[len("commit ") :] + b"\n" for line in listed.splitlines() if line.startswith(b"commit "))
+    commits = b"".join(line.removeprefix(b"commit ") for line in listed.splitlines(True) if line.startswith(b"commit"))
     shown = _git(workspace, "log", "--no-walk=unsorted", "--stdin", "--format=%H %s", given=commits) if commits else b""
     lines = (line.partition(" ") for line in shown.decode(errors="replace").splitlines())
     return {subject: commit for commit, _, subject in lines}
@@ -179,12 +169,7 @@ def reader(workspace: Path) -> Iterator[Callable[[str], bytes | None]]:
 
     One process of git answers all calls: much faster for many of them. Not for several threads.
     """
-    pipe, command = subprocess.PIPE, [*_GIT, "cat-file", "--batch"]
-    with (
-        tempfile.TemporaryFile() as errors,
-        _running(workspace),
-        subprocess.Popen(command, cwd=workspace, env=_environment(), stdin=pipe, stdout=pipe, stderr=errors) as process,
-    ):
+    with tempfile.TemporaryFile() as errors, _start(workspace, "cat-file", "--batch", stderr=errors) as process:
         to_git, from_git = process.stdin, process.stdout
         assert to_git is not None and from_git is not None
 
@@ -221,29 +206,22 @@ def _names(workspace: Path, *arguments: str) -> list[str]:
 
 
 def _git(workspace: Path, *arguments: str, given: bytes = b"") -> bytes:
-    with _running(workspace):
-        command = [*_GIT, *arguments]
-        done = subprocess.run(command, cwd=workspace, env=_environment(), capture_output=True, input=given)
-    if done.returncode == 0:
-        return done.stdout
-    if done.stderr:  # else it has only found nothing
-        _require_nothing_to_know(workspace, done.stderr)
+    with _start(workspace, *arguments, stderr=subprocess.PIPE) as process:
+        output, errors = process.communicate(given)
+    if process.returncode == 0:
+        return output
+    if errors:  # else it has only found nothing
+        _require_nothing_to_know(workspace, errors)
     return b""
 
 
-def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name != "GIT_DIFF_OPTS"}  # it wins over options
-    return kept | {"LC_ALL": "C"}  # reasons are told apart by their English words
-
-
-@contextmanager
-def _running(workspace: Path) -> Iterator[None]:
-    """Raise GitError if git cannot be started."""
+def _start(workspace: Path, *arguments: str, stderr: int | IO[bytes]) -> "subprocess.Popen[bytes]":
+    # GIT_DIFF_OPTS wins over options; reasons are told apart by their English words.
+    environment = {name: value for name, value in os.environ.items() if name != "GIT_DIFF_OPTS"} | {"LC_ALL": "C"}
+    pipe, command = subprocess.PIPE, [*_GIT, *arguments]
     try:
-        yield
+        return subprocess.Popen(command, cwd=workspace, env=environment, stdin=pipe, stdout=pipe, stderr=stderr)
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        if error.filename not in ("git", str(workspace), workspace):
-            raise
         remedy = "install git, or add it to PATH" if error.filename == "git" else "go to a folder that exists"
         raise GitError(f"git cannot be run ({error.strerror}: {error.filename}): {remedy}") from None
 
@@ -253,9 +231,8 @@ def _require_nothing_to_know(workspace: Path, stderr: bytes) -> None:
     lines = stderr.decode(errors="replace").splitlines()
     reason = next((line for line in lines if line.startswith(("fatal: ", "error: "))), lines[0] if lines else "")
     folders = [workspace.absolute(), *workspace.absolute().parents]
-    if "not a git repository" in reason.lower() and not any((folder / ".git").exists() for folder in folders):
-        return
-    if "does not have any commits yet" in reason:
+    is_none = "not a git repository" in reason.lower() and not any((folder / ".git").exists() for folder in folders)
+    if is_none or "does not have any commits yet" in reason:
         return
     offered = next((line.strip() for line in lines if line.strip().startswith("git config ")), None)
     if offered:

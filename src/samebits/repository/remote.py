@@ -1,6 +1,6 @@
 """A DVC remote: a folder, or one reached by SSH, S3 or another protocol that DVC has a plug-in for."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ class Remote:
     def __init__(self, repository: Any, name: str) -> None:
         self.name = name
         self._objects = repository.cloud.get_remote_odb(name)
-        self._records = repository.cloud.get_remote_odb(name, hash_name="md5-dos2unix")
         self._fs = self._objects.fs
+        records = repository.cloud.get_remote_odb(name, hash_name="md5-dos2unix")
+        self._runs = self._fs.join(records.path, "runs")
         self._cache = repository.cache.local
         self.url = repository.config["remote"][name]["url"]
         self.is_checked = bool(self._objects.verify)
@@ -24,13 +25,17 @@ class Remote:
     def __str__(self) -> str:
         return f"{self.name} ({self.url})"
 
-    def object_sizes(self, names: Sequence[str]) -> dict[str, int]:
-        """Return the size in bytes of each of these objects that is there."""
-        return self._sizes({name: self._objects.oid_to_path(name) for name in names})
-
-    def record_sizes(self, names: Sequence[str]) -> dict[str, int]:
-        """Return the size in bytes of each of these run records that is there; a name is a path below `runs`."""
-        return self._sizes({name: self._record_path(name) for name in names})
+    def sizes(self, names: Collection[str]) -> dict[str, int]:
+        """Return the size in bytes of each of these objects, or run records by their paths below `runs`, that is there."""
+        with self._refusing():
+            found = self._fs.info([self._path(name) for name in names], return_exceptions=True) if names else []
+            sizes = {}
+            for name, info in zip(names, found, strict=True):
+                if isinstance(info, BaseException) and not isinstance(info, FileNotFoundError | NotADirectoryError):
+                    raise info
+                if not isinstance(info, BaseException):
+                    sizes[name] = int(info["size"])
+            return sizes
 
     def send_objects(self, paths: Mapping[str, Path]) -> None:
         """Send files to become the objects of these names, each whole or not at all, with a progress bar on a terminal."""
@@ -47,18 +52,18 @@ class Remote:
 
         with self._sending("run records", len(paths)) as options:
             sources = [str(path) for path in paths.values()]
-            generic.copy(localfs, sources, self._fs, [self._record_path(name) for name in paths], **options)
+            generic.copy(localfs, sources, self._fs, [self._path(name) for name in paths], **options)
 
     def fetch_objects(self, names: Sequence[str]) -> None:
         """Fetch those of the objects that are there into DVC's cache, except damaged ones."""
-        paths = [self._objects.oid_to_path(name) for name in names]
         with self._refusing():
+            paths = [self._path(name) for name in names]
             self._cache.add(paths, self._fs, list(names), check_exists=False, verify=True, on_error=lambda *_: None)
 
     def read_object(self, name: str) -> bytes | None:
         """Return the content of an object; None if it is damaged there. Raises UserError if it is not there."""
         with self._refusing():
-            content: bytes = self._fs.cat_file(self._objects.oid_to_path(name))
+            content: bytes = self._fs.cat_file(self._path(name))
         return content if md5_of(content) == name.removesuffix(".dir") else None
 
     def require_records(self) -> None:
@@ -68,19 +73,8 @@ class Remote:
                 f"the remote {self.name} is reached by {scheme}, by which DVC shares no run records: use another protocol"
             )
 
-    def _record_path(self, name: str) -> str:
-        return str(self._fs.join(self._records.path, "runs", *name.split("/")))
-
-    def _sizes(self, paths: Mapping[str, str]) -> dict[str, int]:
-        with self._refusing():
-            found = self._fs.info(list(paths.values()), return_exceptions=True) if paths else []
-            sizes = {}
-            for name, info in zip(paths, found, strict=True):
-                if isinstance(info, BaseException) and not isinstance(info, FileNotFoundError | NotADirectoryError):
-                    raise info
-                if not isinstance(info, BaseException):
-                    sizes[name] = int(info["size"])
-            return sizes
+    def _path(self, name: str) -> str:
+        return f"{self._runs}/{name}" if "/" in name else str(self._objects.oid_to_path(name))
 
     @contextmanager
     def _sending(self, what: str, number: int) -> Iterator[dict[str, Any]]:
@@ -123,15 +117,12 @@ def open_remote(root: Path, name: str | None, settings: Mapping[str, Any]) -> It
     scheme = settings["remote"][name]["url"].partition(":")[0]
     try:
         repository = Repo(str(root))
+        remote = Remote(repository, name)
+    except (RemoteMissingDepsError, ImportError):
+        raise UserError(f"the remote {name} needs DVC's plug-in for {scheme}: `pip install dvc-{scheme}`") from None
     except DvcException as error:
-        raise UserError(f"DVC cannot open {root}: {error}") from None
+        raise UserError(f"the remote {name} cannot be used: {error}") from None
     with repository:
-        try:
-            remote = Remote(repository, name)
-        except (RemoteMissingDepsError, ImportError):
-            raise UserError(f"the remote {name} needs DVC's plug-in for {scheme}: `pip install dvc-{scheme}`") from None
-        except DvcException as error:
-            raise UserError(f"the remote {name} cannot be used: {error}") from None
         yield remote
 
 

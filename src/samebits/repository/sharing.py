@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from samebits.errors import UserError
+from samebits.errors import UserError, listed
 from samebits.repository import cache as caches
 from samebits.repository import git
 from samebits.repository.cache import Cache
@@ -31,7 +31,7 @@ def share(root: Path, remote_name: str | None) -> int:
         lost = _send_objects(root, cache, inventory, remote)
         _send_records(cache, inventory, lost, remote)
     if lost:
-        what = f"{_count(len(lost), 'object')} of known results ({', '.join(sorted(set(lost.values()))[:3])})"
+        what = f"{_count(len(lost), 'object')} of known results ({listed(sorted(set(lost.values())))})"
         print(f"note: neither here nor in {remote.name}: {what}; whoever made them has to share too", file=sys.stderr)
     if not remote.is_checked:
         remedy = f"run `dvc remote modify {remote.name} verify true`"
@@ -42,7 +42,7 @@ def share(root: Path, remote_name: str | None) -> int:
 def _send_objects(root: Path, cache: Cache, inventory: Inventory, remote: Remote) -> dict[str, str]:
     """Send what the remote lacks; return the objects that are nowhere."""
     here = {name: path.stat().st_size for name in inventory.objects if (path := cache.path(name)).is_file()}
-    there = remote.object_sizes(list(inventory.objects))
+    there = remote.sizes(inventory.objects)
     lacking = sorted(name for name in here if there.get(name) != here[name])  # or cut short by an interrupted transfer
     num_there, num_bytes = len(there.keys() - set(lacking)), sum(here[name] for name in lacking)
     what = f"{_count(num_there, 'object')} there, {len(lacking)} to send, {num_bytes / 1e6:,.1f} MB"
@@ -64,7 +64,7 @@ def _send_records(cache: Cache, inventory: Inventory, lost: Mapping[str, str], r
         for path, objects in inventory.records.items()
         if lost.keys().isdisjoint(objects)
     }
-    there = remote.record_sizes(list(records))
+    there = remote.sizes(records)
     lacking = {name: path for name, path in records.items() if there.get(name) != path.stat().st_size}
     if lacking:
         remote.send_records(lacking)

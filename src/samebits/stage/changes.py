@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from samebits.atomic import signature
-from samebits.errors import UserError
+from samebits.errors import UserError, listed
 from samebits.paths import PARAMETERS
-from samebits.repository.digests import file_md5, md5_of
-from samebits.stage.inputs import Inputs, content_of, flat
+from samebits.repository import dvc_lock
+from samebits.repository.digests import md5_if_readable, md5_of
+from samebits.stage.inputs import Inputs, content_of
 
 DIGITS = 7  # of a hash: enough to tell two contents apart
-_NAMED = 4  # of the things that have changed
 _ABSENT = "absent"
 
 
@@ -70,21 +70,13 @@ def since_start(inputs: Inputs) -> list[Change]:
 
 def between(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
     """Return the differences between flat parameters."""
-
-    def shown(values: Mapping[str, Any], name: str) -> str:
-        return str(values[name]) if name in values else _ABSENT
-
-    return [
-        Change(name, shown(before, name), shown(after, name), is_parameter=True)
-        for name in {**before, **after}
-        if (one := before.get(name)) != (other := after.get(name)) or isinstance(one, bool) != isinstance(other, bool)
-    ]
-
-
-def listed(changes: list[Change]) -> str:
-    """Name the changes, the first few of them if they are many."""
-    more = f" and {len(changes) - _NAMED} more" if len(changes) > _NAMED else ""
-    return f"{', '.join(map(str, changes[:_NAMED]))}{more}"
+    changes = []
+    for name in {**before, **after}:
+        one, other = before.get(name), after.get(name)
+        if one != other or isinstance(one, bool) != isinstance(other, bool):
+            was, became = (_ABSENT if value is None else str(value) for value in (one, other))
+            changes.append(Change(name, was, became, is_parameter=True))
+    return changes
 
 
 def _in_parameters(inputs: Inputs) -> list[Change]:
@@ -101,7 +93,7 @@ def _in_files(inputs: Inputs) -> Iterator[Change]:
         if signature(Path(path)) != file.signature:
             is_code = path not in inputs.data
             content = content_of(Path(path)) if is_code else b""
-            md5 = md5_of(content) if is_code else _md5_or_absent(Path(path))
+            md5 = md5_of(content) if is_code else md5_if_readable(Path(path)) or _ABSENT
             is_late = is_code and path not in inputs.sealed  # loaded after `seal`: nobody knows which version
             if is_late or not (md5 == file.md5 or (path.endswith(".py") and _is_same_code(file.content, content))):
                 yield Change(path, file.md5[:DIGITS], md5[:DIGITS] if md5 != file.md5 else "changed and back")
@@ -111,11 +103,10 @@ def _in_files(inputs: Inputs) -> Iterator[Change]:
     images = inputs.list_images() if inputs.images else {}
     for path in {**inputs.images, **images}:
         if inputs.images.get(path) != images.get(path):
-            yield Change(
-                path, "there" if path in inputs.images else _ABSENT, "changed" if path in images else "removed"
-            )
-    for path, before in inputs.written().items():
-        if signature(Path(path)) != before:
+            before, after = "there" if path in inputs.images else _ABSENT, "changed" if path in images else "removed"
+            yield Change(path, before, after)
+    for path, then in inputs.written().items():
+        if signature(Path(path)) != then:
             yield Change(path, "as it was written", "changed")
 
 
@@ -128,7 +119,8 @@ def _ways_out(inputs: Inputs, changes: list[Change]) -> str:
         {key: value for key, value in values.items() if _decides(inputs, key)}
         for values in (_values(content_of(Path(PARAMETERS))) or {}, inputs.values)
     )
-    overrides = [_override(key, value, key in now) for key, value in ran.items() if now.get(key) != value]
+    edited = {key: value for key, value in ran.items() if now.get(key) != value}
+    overrides = [f"{'' if key in now else '+'}{key}={_in_hydra(value)}" for key, value in edited.items()]
     overrides += [f"~{key}" for key in now if key not in ran]
     command = " ".join(["dvc exp run --temp", *(f"-S {shlex.quote(each)}" for each in overrides)])
     return f"{undone}; or keep the edit and run `{command}`, which records what ran{without}"
@@ -153,13 +145,8 @@ def _decides(inputs: Inputs, key: str) -> bool:
     return key.startswith((recipe, "data.")) or key in ("recipe", "seed", "device", "determinism")
 
 
-def _override(key: str, value: Any, is_there: bool) -> str:
-    """Return a value as `dvc exp run --set-param` takes it."""
-    return f"{'' if is_there else '+'}{key}={_in_hydra(value)}"
-
-
 def _in_hydra(value: Any) -> str:
-    # Hydra's grammar: like JSON, but the keys of a mapping have no quotes.
+    """Return a value as `dvc exp run --set-param` takes it: like JSON, but the keys of a mapping have no quotes."""
     match value:
         case list():
             return f"[{', '.join(map(_in_hydra, value))}]"
@@ -174,7 +161,7 @@ def _values(content: bytes) -> dict[str, Any] | None:
     from samebits import params
 
     try:
-        return flat(params.read(content, PARAMETERS))
+        return dvc_lock.flat(params.read(content, PARAMETERS))
     except UserError:
         return None
 
@@ -185,10 +172,3 @@ def _is_same_code(one: bytes, other: bytes) -> bool:
         return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
     except (SyntaxError, ValueError):
         return False
-
-
-def _md5_or_absent(path: Path) -> str:
-    try:
-        return file_md5(path)
-    except OSError:
-        return _ABSENT

@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import psutil
 
 from samebits import atomic
 from samebits.atomic import Signature, signature
@@ -19,9 +20,6 @@ from samebits.repository import cache, dvc_lock, git
 from samebits.repository.digests import file_md5
 from samebits.stage.inputs import Inputs
 from samebits.stage.records import misrecorded
-
-if TYPE_CHECKING:
-    import psutil
 
 _LOCK = Path(LOCK)
 _POLL_SECONDS = 0.02
@@ -54,10 +52,8 @@ def leave_behind(inputs: Inputs) -> None:
         os._exit(0)
 
 
-def _dvc() -> "psutil.Process":
+def _dvc() -> psutil.Process:
     """Return the process of DVC, which may have started this one by a shell."""
-    import psutil
-
     parents = psutil.Process().parents()
     for parent in parents:
         with suppress(psutil.Error):
@@ -66,10 +62,8 @@ def _dvc() -> "psutil.Process":
     return parents[0]
 
 
-def _writes(dvc: "psutil.Process", before: Signature) -> Iterator[None]:
+def _writes(dvc: psutil.Process, before: Signature) -> Iterator[None]:
     """Yield whenever dvc.lock was written and is complete (DVC writes it in place), until DVC has ended."""
-    import psutil
-
     last, since, is_last = before, 0.0, False
     while not is_last:
         is_last = not dvc.is_running() or dvc.status() == psutil.STATUS_ZOMBIE

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samebits.atomic import Signature, signature, written
-from samebits.errors import UserError
-from samebits.paths import LOCK, PARAMETERS, PARTS, PINS, PIPELINE, RECIPES
+from samebits.errors import UserError, listed
+from samebits.paths import LOCK, PARAMETERS, PINS, PIPELINE, RECIPES
 from samebits.repository import dvc_lock, git
 from samebits.repository.digests import file_md5, md5_of
 
@@ -59,7 +59,7 @@ class Inputs:
 
         text = self.texts[PARAMETERS]
         self.settings: Params = params.parse(text, PARAMETERS) if text else params.load(Path(PARAMETERS))
-        self.values = flat(params.read(text, PARAMETERS))
+        self.values = dvc_lock.flat(params.read(text, PARAMETERS))
         self._pipeline: dict[str, Any] = dvc_lock.mapping(self.texts[PIPELINE], PIPELINE).get("stages") or {}
         self.recorded = dvc_lock.read(self.texts[LOCK], LOCK).stages
         self._dependencies = self._paths(self.stage, "deps")
@@ -77,26 +77,26 @@ class Inputs:
         self.sealed = set(self.code)
         changed = [path for path, file in self.files.items() if signature(Path(path)) != file.signature]
         if changed:
-            raise UserError(f"{', '.join(changed[:4])} changed while {self.stage} was starting: run `dvc repro` again")
+            raise UserError(f"{listed(changed)} changed while {self.stage} was starting: run `dvc repro` again")
 
     def require_dependencies(self) -> None:
         """Raise UserError if the stage has loaded a part of its recipe that it does not depend on."""
+        from samebits import parts
+
         recipe = self.settings.recipe
+        used_by = {f"src/samebits/{kind.folder}": kind.used_by for kind in parts.KINDS.values()}
         for path in sorted(self._loaded()):
             folder, _, name = path.rpartition("/")
-            if folder not in PARTS or name == "__init__.py" or self._depends_on(path):
+            if folder not in used_by or name == "__init__.py" or self._depends_on(path):
                 continue
-            sections = ("model", self.stage) if folder == PARTS[0] else (self.stage,)
-            place = next((each for name in sections if self._covers(each := f"{RECIPES}/{recipe}/{name}")), None)
-            raise UserError(
-                f"recipe {recipe} uses {path}, but {self.stage} does not depend on it: "
-                + (
-                    f"run `ln -s {os.path.relpath(path, place)} {place}/` and `git add {RECIPES}`; "
-                    f"`samebits link` makes the links for what {PARAMETERS} names"
-                    if place
-                    else f"add it to the deps of {self.stage} in {PIPELINE}"
-                )
-            )
+            remedy = f"add it to the deps of {self.stage} in {PIPELINE}"
+            for place in (f"{RECIPES}/{recipe}/{section}" for section in (self.stage, used_by[folder])):
+                if self._covers(place):
+                    remedy = (
+                        f"run `ln -s {os.path.relpath(path, place)} {place}/` and `git add {RECIPES}`; "
+                        f"`samebits link` makes the links for what {PARAMETERS} names"
+                    )
+            raise UserError(f"recipe {recipe} uses {path}, but {self.stage} does not depend on it: {remedy}")
 
     @property
     def code(self) -> dict[str, str]:
@@ -169,9 +169,10 @@ class Inputs:
         needed = [self.stage]
         while needed:
             dependencies = self._paths(needed.pop(), "deps")
-            makers = [name for name in self._pipeline if dependencies & self._paths(name, *_OUTPUTS)]
-            needed += [name for name in makers if name not in before]
-            before += [name for name in makers if name not in before]
+            others = [name for name in self._pipeline if name not in before]
+            makers = [name for name in others if dependencies & self._paths(name, *_OUTPUTS)]
+            needed += makers
+            before += makers
         return [name for name in before if name in self.recorded]
 
     def recordable_md5(self, path: str) -> str | None:
@@ -211,11 +212,6 @@ def content_of(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
-
-
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters by dotted name, without those that are null: they are the same as absent."""
-    return {key: value for key, value in dvc_lock.flatten(values).items() if value is not None}
 
 
 def covers(path: str, other: str) -> bool:

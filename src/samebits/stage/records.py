@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from samebits.errors import UserError
+from samebits.errors import UserError, listed
 from samebits.paths import LOCK, PARAMETERS, PIPELINE
 from samebits.repository import dvc_lock
 from samebits.repository.digests import file_md5
@@ -13,7 +13,7 @@ from samebits.repository.git import GitError
 from samebits.repository.origin import Origin
 from samebits.stage import changes
 from samebits.stage.changes import DIGITS, Change
-from samebits.stage.inputs import Inputs, content_of, covers, flat
+from samebits.stage.inputs import Inputs, content_of, covers
 
 
 def origin(inputs: Inputs) -> Origin:
@@ -51,14 +51,14 @@ def require_stages_before(inputs: Inputs) -> None:
         if differing := [change for change in misfits(inputs, name) if change.is_parameter]:
             raise UserError(
                 f"{name} ran with other values than {PARAMETERS} had when {inputs.stage} started "
-                f"({changes.listed(differing)}): run `dvc repro`"
+                f"({listed(differing)}): run `dvc repro`"
             )
 
 
 def misfits(inputs: Inputs, stage: str) -> list[Change]:
     """Return how the record of a stage before differs from the files at the start of this one."""
     recorded = inputs.recorded[stage]
-    return changes.between(flat(recorded.params), inputs.parameters(stage)) + [
+    return changes.between(dvc_lock.flat(recorded.params), inputs.parameters(stage)) + [
         Change(path, md5[:DIGITS], expected[:DIGITS])
         for path, md5 in recorded.dependencies.items()
         if (expected := inputs.recordable_md5(path)) and expected != md5
@@ -68,7 +68,7 @@ def misfits(inputs: Inputs, stage: str) -> list[Change]:
 def misrecorded(inputs: Inputs, recorded: dvc_lock.Stage, outputs: Mapping[str, str]) -> list[Change]:
     """Return how the record of this stage differs from what ran; `outputs` are the MD5s of what it wrote."""
     hashes = {output.path: output.md5 for output in recorded.outputs}
-    wrong = changes.between(inputs.parameters(inputs.stage), flat(recorded.params))
+    wrong = changes.between(inputs.parameters(inputs.stage), dvc_lock.flat(recorded.params))
     wrong += [
         Change(path, md5[:DIGITS], hashes[path][:DIGITS])
         for path, md5 in outputs.items()

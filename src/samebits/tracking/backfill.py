@@ -4,11 +4,11 @@ import csv
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -23,8 +23,6 @@ from samebits.tracking.store import open_store, store_errors
 # Outputs without which a result is not complete.
 _NEEDED = (paths.DATASET, paths.CHECKPOINT, paths.HISTORY, paths.METRICS)
 
-_Made = TypeVar("_Made")
-
 
 def track(root: Path, names: Sequence[str], everything: bool) -> Counter[str]:
     """Make sure that MLflow holds the run of each result; count those that were "new", "completed" or "there".
@@ -35,39 +33,43 @@ def track(root: Path, names: Sequence[str], everything: bool) -> Counter[str]:
     root = root.resolve()
     counts: Counter[str] = Counter()
 
-    def attempt(make: Callable[[], _Made]) -> _Made | None:
+    @contextmanager
+    def leaving_out() -> Iterator[None]:
         try:
-            return make()
+            yield
         except UserError as error:
             if not everything:
                 raise
             tqdm.write(f"left out: {error}", file=sys.stderr)
             counts["left out"] += 1
-            return None
 
     with git.reader(root) as read:
-        found = [result for find in _finders(root, names, everything, read) if (result := attempt(find))]
+        found = []
+        for find in _finders(root, names, everything, read):
+            with leaving_out():
+                result = find()
+                if missing := [path for path in _NEEDED if result.md5(path) is None] or list(result.record.misfits):
+                    what = f"dvc.lock of {result} records no complete result ({', '.join(missing)})"
+                    raise UserError(f"{what}: run `dvc repro`")
+                found.append(result)
         _fetch(root, found)
         with store_errors(root):
             store = open_store(root)
             close_abandoned(store)
-        for result in tqdm(found, desc="tracking", unit="result", disable=None, leave=False):
-            if content := attempt(partial(_content, result)):
-                with store_errors(root):
-                    counts[record(store, content, is_live=False)] += 1
+            for result in tqdm(found, desc="tracking", unit="result", disable=None, leave=False):
+                with leaving_out():
+                    counts[record(store, _content(result), is_live=False)] += 1
     return counts
 
 
 def _finders(root: Path, names: Sequence[str], everything: bool, read: Read) -> list[Callable[[], Result]]:
-    """Return for each result a function that finds it, or raises UserError if it is not complete."""
-    if everything:
-        experiments = git.experiment_names(root)
-        commits = dict.fromkeys([*git.commits_of(root, paths.LOCK), *experiments])
-        named = [(experiments.get(commit), commit) for commit in commits]
-        finders = [partial(results.of_commit, root, name or commit, commit, name, read) for name, commit in named]
-    else:
-        finders = [partial(results.find, root, name, read) for name in names] or [partial(_of_workspace, root, read)]
-    return [partial(_complete, find) for find in finders]
+    """Return for each result a function that finds it."""
+    if not everything:
+        return [partial(results.find, root, name, read) for name in names] or [partial(_of_workspace, root, read)]
+    experiments = git.experiment_names(root)
+    commits = dict.fromkeys([*git.commits_of(root, paths.LOCK), *experiments])
+    named = [(experiments.get(commit), commit) for commit in commits]
+    return [partial(results.of_commit, root, name or commit, commit, name, read) for name, commit in named]
 
 
 def _of_workspace(root: Path, read: Read) -> Result:
@@ -77,14 +79,6 @@ def _of_workspace(root: Path, read: Read) -> Result:
         head = results.of_commit(root, "HEAD", here.commit, None, read)
         return replace(head, file=lambda path: here.file(path) if path == paths.METRICS else head.file(path))
     return here
-
-
-def _complete(find: Callable[[], Result]) -> Result:
-    result = find()
-    missing = [path for path in _NEEDED if result.md5(path) is None] or list(result.record.misfits)
-    if missing:
-        raise UserError(f"dvc.lock of {result} records no complete result ({', '.join(missing)}): run `dvc repro`")
-    return result
 
 
 def _fetch(root: Path, found: Sequence[Result]) -> None:

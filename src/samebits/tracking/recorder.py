@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Any, Self
 
 import samebits
@@ -19,7 +18,9 @@ from samebits.tracking.store import Store, open_store, quiet_mlflow, short
 
 WAIT_SECONDS = 60.0
 WAIT_SECONDS_AFTER_FAILURE = 10.0  # a user who interrupts a stage, or sees it fail, does not want to wait
-_PROGRAM = "from samebits.tracking import recorder; recorder.write()"
+_PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from samebits.tracking.recorder import write; write(*sys.argv[2:])"
+)
 
 Messages = SimpleQueue[tuple[Any, ...]]  # from the stage to the process that writes: a kind, and its values
 
@@ -35,13 +36,10 @@ class Recorder:
         quiet_mlflow()
         self._what = what
         self._messages: Messages = SimpleQueue()
-        self._is_finished = False
         source = str(Path(samebits.__file__).resolve().parents[1])
-        path = os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _PROGRAM, str(root.absolute()), what],
+            [sys.executable, "-P", "-c", _PROGRAM, source, str(root.absolute()), what],
             stdin=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": path},
             start_new_session=True,  # Ctrl-C ends the stage; the end of the pipe then ends this process
         )
         threading.Thread(target=self._send, daemon=True).start()  # a full pipe must not stop the stage
@@ -60,15 +58,12 @@ class Recorder:
 
     def finish(self, content: RunContent) -> None:
         """Complete the run. Rows of the history that were not reported, those before a resume, are added."""
-        self._is_finished = True
         self._messages.put(("finish", content))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         status, seconds = "FINISHED", WAIT_SECONDS
-        if kind or not self._is_finished:
-            is_stopped = kind is not None and issubclass(kind, KeyboardInterrupt | SystemExit)
+        if kind:
+            is_stopped = issubclass(kind, KeyboardInterrupt | SystemExit)
             status, seconds = "KILLED" if is_stopped else "FAILED", WAIT_SECONDS_AFTER_FAILURE
         self._messages.put(("end", status))
         try:
@@ -88,8 +83,8 @@ class Recorder:
                 pipe.flush()
 
 
-def write() -> None:
-    """Be the process of a Recorder: write to the store of the DVC root argv[1] what standard input says, until it ends."""
+def write(root: str, what: str) -> None:
+    """Be the process of a Recorder: write to the store of `root` what standard input says, until it ends."""
     gc.disable()  # MLflow's import makes a million objects and no garbage: saves 0.5 s, and as much at the end
     os.nice(5)  # the stage goes first
     messages: Messages = SimpleQueue()
@@ -99,11 +94,11 @@ def write() -> None:
         import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (2 s, in which the stage imports PyTorch)
 
         messages.get()  # "open": the stage has begun its work
-        store = open_store(Path(sys.argv[1]))
+        store = open_store(Path(root))
         close_abandoned(store)
         _write_run(store, messages)
     except BaseException as error:
-        print(_warning(sys.argv[2], short(error), ended.get()), file=sys.stderr, flush=True)
+        print(_warning(what, short(error), ended.get()), file=sys.stderr, flush=True)
     os._exit(0)  # without visiting each of MLflow's objects
 
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 OUTPUTS = "outputs.json"
 _CONTENT, _TRAINING = "samebits.content", "samebits.training"
 _ORIGINS = ("samebits.commits", "samebits.experiments")  # tags that hold several values
-# A run that was written later has no timings and no host; this tag says why.
-_WRITTEN_LATER = {"samebits.recorded": "afterwards"}
 # MLflow's limits.
 _MAX_KEY, _MAX_PARAM, _MAX_TAG = 250, 6000, 8000
 _MAX_PER_CALL = 100
@@ -46,11 +44,6 @@ class RunContent:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     outputs: Sequence[Output] = ()
-
-    @property
-    def name(self) -> str:
-        """The name of the run: that of the experiment, or recipe and seed."""
-        return self.origin.experiment or f"{self.parameters.get('recipe')}-seed{self.parameters.get('seed')}"
 
     @property
     def tags(self) -> dict[str, str]:
@@ -102,15 +95,8 @@ def find_run(store: Store, content: str) -> "Run | None":
 
 def get_run(store: Store, run_id: str) -> "Run | None":
     """Return the run with this id; None if it does not exist or is deleted."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = store.client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
-    return run if run.info.lifecycle_stage == "active" else None
+    found = _search(store, f"attributes.run_id = '{run_id}'") if run_id.isalnum() else []
+    return next(iter(found), None)
 
 
 def open_run(store: Store, content: RunContent, process: Mapping[str, str]) -> OpenRun:
@@ -135,47 +121,44 @@ def record(store: Store, content: RunContent, opened: OpenRun | None = None, *, 
     """
     with store.lock:
         run = _only_run(store, content)
-        if run and opened and run.info.run_id == opened.run_id:
-            run = None  # it was killed just before it was FINISHED
-        if run:
-            run_id = run.info.run_id
-            _add_origin(store, run, content.tags)
-            if opened:
-                store.client.set_terminated(opened.run_id, "FINISHED")
-                store.client.delete_run(opened.run_id)
+        if run is None or (opened and run.info.run_id == opened.run_id):  # it was killed just before it was FINISHED
+            _complete(store, content, opened or _create_run(store, content, process_tags()), is_live)
+            return "new"
+        _add_origin(store, run, content.tags)
+        if opened:
+            store.client.set_terminated(opened.run_id, "FINISHED")
+            store.client.delete_run(opened.run_id)
+        metrics, values = _metrics(content.metrics, 0, now()), run.data.metrics
+        files, run_id = content.result_files, run.info.run_id
+        if is_live:
+            metrics = [metric for metric in metrics if values.get(metric.key) != metric.value]
         else:
-            opened = opened or _create_run(store, content, process_tags())
-            run_id = opened.run_id
-            log_rows(store, opened, [(now(), row) for row in content.history])
-        values = run.data.metrics if run else {}
-        metrics = [
-            metric
-            for metric in _metrics(content.metrics, 0, now())
-            if (values.get(metric.key) != metric.value if is_live else metric.key not in values)
-        ]
-        there = {file.path for file in store.client.list_artifacts(run_id)} if run and not is_live else set()
-        files = {name: file for name, file in content.result_files.items() if name not in there}
+            metrics = [metric for metric in metrics if metric.key not in values]
+            there = {file.path for file in store.client.list_artifacts(run_id)}
+            files = {name: file for name, file in files.items() if name not in there}
         _log(store, run_id, metrics=metrics)
         _log_files(store, run_id, files)
-        if run:
-            return "completed" if metrics or files else "there"
-        _log(store, run_id, tags=content.result_tags | ({} if is_live else _WRITTEN_LATER))  # now it can be found
-        store.client.set_terminated(run_id, "FINISHED")
-        # Nobody continues a complete training; and the process that writes an older result did not make it.
-        for key in ([_TRAINING] if content.training else []) if is_live else process_tags():
-            store.client.delete_tag(run_id, key)
-        return "new"
+        return "completed" if metrics or files else "there"
+
+
+def _complete(store: Store, content: RunContent, opened: OpenRun, is_live: bool) -> None:
+    log_rows(store, opened, [(now(), row) for row in content.history])
+    _log(store, opened.run_id, metrics=_metrics(content.metrics, 0, now()))
+    _log_files(store, opened.run_id, content.result_files)
+    # A run that was written later has no timings and no host; this tag says why.
+    later = {} if is_live else {"samebits.recorded": "afterwards"}
+    _log(store, opened.run_id, tags=content.result_tags | later)  # now it can be found
+    store.client.set_terminated(opened.run_id, "FINISHED")
+    # Nobody continues a complete training; and the process that writes an older result did not make it.
+    for key in ([_TRAINING] if content.training else []) if is_live else process_tags():
+        store.client.delete_tag(opened.run_id, key)
 
 
 def log_rows(store: Store, run: OpenRun, rows: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
     """Log rows of a history with their times (milliseconds since 1970), each number of a step once."""
-    new = {}
-    for timestamp, row in rows:
-        for metric in _metrics(
-            {key: value for key, value in row.items() if key != "step"}, int(row["step"]), timestamp
-        ):
-            if (metric.key, metric.step) not in run.logged:
-                new[metric.key, metric.step] = metric
+    metrics = [metric for timestamp, row in rows for metric in _metrics(row, int(row["step"]), timestamp)]
+    named = {(metric.key, metric.step): metric for metric in metrics if metric.key != "step"}
+    new = {key: metric for key, metric in named.items() if key not in run.logged}
     run.logged.update(new)
     _log(store, run.run_id, metrics=list(new.values()))
 
@@ -203,7 +186,8 @@ def now() -> int:
 
 
 def _create_run(store: Store, content: RunContent, process: Mapping[str, str]) -> OpenRun:
-    run = store.client.create_run(store.experiment_id, run_name=content.name, tags=dict(process))
+    name = content.origin.experiment or f"{content.parameters.get('recipe')}-seed{content.parameters.get('seed')}"
+    run = store.client.create_run(store.experiment_id, run_name=name, tags=dict(process))
     params = {key: _text(value) for key, value in flatten(content.parameters).items()}
     _log(store, run.info.run_id, params=params, tags=content.tags)
     patch = {"diff.patch": content.origin.patch} if content.origin.patch else {}

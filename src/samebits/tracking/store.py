@@ -1,6 +1,5 @@
 """The place where MLflow keeps runs: a database in the repository, or a server. MLflow itself prints nothing."""
 
-import hashlib
 import os
 import re
 import sqlite3
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from urllib.request import url2pathname
 
 from samebits.errors import UserError
 from samebits.paths import ARTIFACTS, DATABASE
+from samebits.repository.digests import md5_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -114,7 +115,7 @@ def open_store(root: Path) -> Store:
     uri = tracking_uri(root)
     if not uri.startswith(_SQLITE):
         client = cast("MlflowClient", _TimeLimited(MlflowClient(tracking_uri=uri)))
-        name = f"samebits-{os.getuid()}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
+        name = f"samebits-{os.getuid()}-{md5_of(uri.encode())}.lock"
         lock = FileLock(Path(tempfile.gettempdir()) / name, timeout=LOCK_SECONDS)
         return Store(client, _experiment(client, None).experiment_id, lock)
 
@@ -153,35 +154,39 @@ def _follow(database: Path, before: str, artifacts: Path) -> None:
     came_along = artifacts.is_dir() or not folder.is_dir()
     with closing(sqlite3.connect(database, timeout=20)) as connection, connection:
         for table, column in _ADDRESSES if came_along else _ADDRESSES[:1]:
-            statement = (
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column} || '/', 1, ?) = ?"
-            )
-            connection.execute(statement, (artifacts.as_uri(), len(before) + 1, len(before) + 1, f"{before}/"))
+            statement = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE instr({column} || '/', ?) = 1"
+            connection.execute(statement, (artifacts.as_uri(), len(before) + 1, f"{before}/"))
 
 
 class _TimeLimited:
-    """A client of a server whose calls all end in time: the time-out of requests starts again with each byte."""
+    """A client of a server whose calls all end in time."""
 
     def __init__(self, client: "MlflowClient") -> None:
         self._client = client
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            future: futures.Future[Any] = futures.Future()
+        call = getattr(self._client, name)
+        return lambda *arguments, **options: in_time(CALL_SECONDS, partial(call, *arguments, **options))
 
-            def ask() -> None:
-                try:
-                    future.set_result(getattr(self._client, name)(*arguments, **options))
-                except BaseException as error:
-                    future.set_exception(error)
 
-            # A thread of our own: Python waits for those of an executor before it exits.
-            threading.Thread(target=ask, name="mlflow call", daemon=True).start()
-            if not futures.wait([future], CALL_SECONDS).done:
-                raise TimeoutError(f"no complete answer within {CALL_SECONDS:.0f} s")
-            return future.result()
+def in_time(seconds: float, ask: Callable[[], Any]) -> Any:
+    """Return what `ask` returns or raise what it raises. Raises TimeoutError if it takes longer.
 
-        return call
+    On a thread: the time-out of a request starts again with each byte, and the look-up of a name has none.
+    """
+    future: futures.Future[Any] = futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(ask())
+        except BaseException as error:
+            future.set_exception(error)
+
+    # A thread of our own: Python waits for those of an executor before it exits.
+    threading.Thread(target=run, daemon=True).start()
+    if not futures.wait([future], seconds).done:
+        raise TimeoutError(f"no complete answer within {seconds:.0f} s")
+    return future.result()
 
 
 def _experiment(client: "MlflowClient", artifact_location: str | None) -> "Experiment":
