@@ -120,11 +120,11 @@ def _files(root: Path, class_names: tuple[str, ...]) -> list[_File]:
     for part in (part for part in PARTS if (root / part).is_dir()):
         others["outside of a class"] += sum(entry.is_file() for entry in os.scandir(root / part))
         for label, name in enumerate(class_names):
-            listing = image_files.below(os.path.join(root, part, name))
-            others += listing.others
-            if not listing.paths:
+            paths, skipped = image_files.below(os.path.join(root, part, name))
+            others += skipped
+            if not paths:
                 raise UserError(f"{root}/{part}/{name} holds no image: put some there, or remove the class")
-            listed += [_File(path, part, label) for path in listing.paths]
+            listed += [_File(path, part, label) for path in paths]
     if others := +others:
         print(f"note: {root}: skipped {image_files.summary(others)}", file=sys.stderr)
     # Shuffled, so that the first images show all classes; by relative names, so the folder may lie anywhere.
