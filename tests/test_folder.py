@@ -3,6 +3,7 @@
 import hashlib
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from samebits import params
 from samebits.data import normalization, prepared
-from samebits.data.raw import ImagesOnDisk, RawDataset, RawSplit
+from samebits.data.raw import RawDataset, RawSplit, mapped
 from samebits.data.sources import folder
 from samebits.errors import UserError
 from tests.conftest import PROJECT, Repository
@@ -174,9 +175,9 @@ def test_num_validation_is_for_the_other_sources(tmp_path: Path) -> None:
 def test_streamed_files_are_those_of_safetensors_itself(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (2500, 9, 7, 3), dtype=np.uint8)
-    on_disk = ImagesOnDisk((9, 7, 3), tmp_path)
-    for image in images:
-        on_disk.append(image)
+    file = tempfile.TemporaryFile(dir=tmp_path)  # noqa: SIM115
+    file.write(images.tobytes())
+    on_disk = mapped(file, images.shape)
     assert on_disk.shape == images.shape and np.array_equal(on_disk[10:20], images[10:20])
     assert np.array_equal(on_disk[np.array([7, 3])], images[[7, 3]])
     labels = random.integers(0, 2, 2500)

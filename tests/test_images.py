@@ -187,6 +187,6 @@ def test_a_folder_is_listed_without_circles(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     (tmp_path / "b/c/up").symlink_to(tmp_path)
     (tmp_path / "b/itself").symlink_to("itself")
-    listing = image_files.below(str(tmp_path))
-    assert [os.path.relpath(path, tmp_path) for path in listing.paths] == ["a.jpg", "b/c/one.PNG"]
-    assert listing.others == {"hidden": 1, ".txt": 1, "Makefile": 1, "itself": 1}
+    paths, others = image_files.below(str(tmp_path))
+    assert [os.path.relpath(path, tmp_path) for path in paths] == ["a.jpg", "b/c/one.PNG"]
+    assert others == {"hidden": 1, ".txt": 1, "Makefile": 1, "itself": 1}

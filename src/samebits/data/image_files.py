@@ -2,29 +2,23 @@
 
 import os
 from collections import Counter
-from dataclasses import dataclass, field
 
 from samebits.data import images
 from samebits.errors import printable
 
 
-@dataclass
-class Listing:
-    """Paths of images, sorted, with folders that cannot be read; and the number of other files by extension."""
+def below(folder: str) -> tuple[list[str], Counter[str]]:
+    """List the images in `folder` and all folders within it, and count its other files by extension.
 
-    paths: list[str] = field(default_factory=list)
-    others: Counter[str] = field(default_factory=Counter)
-
-
-def below(folder: str) -> Listing:
-    """List `folder` and all folders within it. The extension makes a file an image; nothing is opened."""
-    listing = Listing()
+    The extension makes a file an image; nothing is opened. Folders that cannot be read are listed as images, so that
+    reading them says what is wrong.
+    """
+    paths: list[str] = []
+    others: Counter[str] = Counter()
     seen: set[tuple[int, int]] = set()
-
-    def keep(error: OSError) -> None:
-        listing.paths.append(str(error.filename))  # reading it as an image says what is wrong
-
-    for parent, folders, names in os.walk(folder, followlinks=True, onerror=keep):
+    for parent, folders, names in os.walk(
+        folder, followlinks=True, onerror=lambda error: paths.append(str(error.filename))
+    ):
         status = os.stat(parent)
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -33,11 +27,13 @@ def below(folder: str) -> Listing:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             extension = os.path.splitext(name)[1].lower()
-            if extension in images.extensions() and not name.startswith("."):
-                listing.paths.append(os.path.join(parent, name))
+            if name.startswith("."):
+                others["hidden"] += 1
+            elif extension in images.extensions():
+                paths.append(os.path.join(parent, name))
             else:
-                listing.others["hidden" if name.startswith(".") else extension or name] += 1
-    return listing
+                others[extension or name] += 1
+    return paths, others
 
 
 def summary(others: Counter[str]) -> str:

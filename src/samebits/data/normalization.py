@@ -4,15 +4,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samebits.errors import UserError
-
-if TYPE_CHECKING:
-    from samebits.data.raw import Images
 
 _CHUNK_BYTES = 2**22
 
@@ -34,10 +30,7 @@ class Normalization:
         normalized = np.empty((num_images, num_channels, height, width), dtype=np.float16)
         x = np.arange(256, dtype=np.float64) / 255
         for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
-            table = ((x - mean) / std).astype(np.float16)
-            for start in range(0, num_images, 1000):  # a chunk keeps the index array of `take` small
-                part = slice(start, start + 1000)
-                np.take(table, images[part, :, :, channel], out=normalized[part, channel])
+            normalized[:, channel] = ((x - mean) / std).astype(np.float16)[images[..., channel]]
         return normalized
 
     def pixels(self, normalized: NDArray[np.float16]) -> NDArray[np.uint8]:
@@ -47,22 +40,16 @@ class Normalization:
         return np.ascontiguousarray(scaled.transpose(0, 2, 3, 1))
 
 
-def of_images(kind: str, images: "Images") -> Normalization:
+def of_images(kind: str, images: NDArray[np.uint8]) -> Normalization:
     """Return the normalization of `kind` (per_channel, half, none) for training images (N, height, width, channels).
 
     per_channel takes mean and standard deviation over all pixels of a channel (Krizhevsky 2009 and the lab), from
     integer sums. Raises UserError if a channel never varies, or so rarely that float16 cannot hold the result.
     """
-    num_channels = images.shape[-1]
-    match kind:
-        case "per_channel":
-            moments = [_mean_and_std(counts) for counts in _histograms(images)]
-        case "half":
-            moments = [(0.5, 0.5)] * num_channels
-        case "none":
-            moments = [(0.0, 1.0)] * num_channels
-        case _:
-            raise ValueError(f"unknown normalization {kind!r}")
+    if kind == "per_channel":
+        moments = [_mean_and_std(counts) for counts in _histograms(images)]
+    else:
+        moments = [{"half": (0.5, 0.5), "none": (0.0, 1.0)}[kind]] * images.shape[-1]
     means, stds = zip(*moments, strict=True)
     smallest = min(stds)
     if smallest < 1 / np.finfo(np.float16).max:
@@ -74,13 +61,13 @@ def of_images(kind: str, images: "Images") -> Normalization:
     return Normalization(means, stds)
 
 
-def chunks(images: "Images") -> Iterator[NDArray[np.uint8]]:
+def chunks(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
     """Return all images in parts of a few megabytes."""
     size = max(1, _CHUNK_BYTES // math.prod(images.shape[1:]))
     return (images[start : start + size] for start in range(0, len(images), size))
 
 
-def _histograms(images: "Images") -> NDArray[np.int64]:
+def _histograms(images: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Count how often each channel has each of the 256 values: (channels, 256)."""
     counts = np.zeros((images.shape[-1], 256), dtype=np.int64)
     for part in chunks(images):

@@ -115,21 +115,17 @@ def _write_split(path: Path, description: Description, split: "RawSplit") -> tup
     Return the SHA-256 of the file, and that of the raw images uint8 (N, height, width, channels) followed by the labels
     int64 (N,).
     """
-    digest, raw_digest = hashlib.sha256(), hashlib.sha256()
+    raw_digest = hashlib.sha256()
     labels = split.labels.astype("<i8").tobytes()
     with atomic.replacing(path) as temporary:
         try:
-            with open(temporary, "wb") as file:
-
-                def write(part: bytes) -> None:
-                    file.write(part)
-                    digest.update(part)
-
-                write(_header(description, len(split)))
-                write(labels)
+            with temporary.open("wb+") as file:
+                file.write(_header(description, len(split)) + labels)
                 for images in chunks(split.images):
                     raw_digest.update(images.tobytes())
-                    write(description.normalization.apply(images).astype("<f2").tobytes())
+                    file.write(description.normalization.apply(images).astype("<f2").tobytes())
+                file.seek(0)
+                digest = hashlib.file_digest(file, "sha256")
         except OSError as error:
             raise UserError(f"{path} could not be written: {error.strerror}") from None
     raw_digest.update(labels)

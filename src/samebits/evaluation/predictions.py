@@ -63,10 +63,15 @@ def read(content: bytes, name: str) -> Predictions:
         predicted = _positions(table["predicted"], class_names, name)
     except (ValueError, KeyError, pandas.errors.ParserError, UnicodeDecodeError) as error:
         raise UserError(f"{name} is not a table of predictions: {' '.join(str(error).split())}") from None
-    _require_whole(index, name)
+    if not len(index):
+        raise UserError(f"{name} has no rows")
+    values, counts = np.unique(index, return_counts=True)
+    if len(doubled := values[counts > 1]):
+        raise UserError(f"{name} has several rows for image {doubled[0]}{_more(doubled)}")
+    if len(missing := np.setdiff1d(np.arange(len(values)), values)):
+        raise UserError(f"{name} has no row for image {missing[0]}{_more(missing)}")
     probabilities = table[columns].apply(pandas.to_numeric, errors="coerce").to_numpy("float32")
-    wrong = np.flatnonzero(~((probabilities >= 0) & (probabilities <= 1)).all(axis=1))
-    if len(wrong):
+    if len(wrong := np.flatnonzero(~((probabilities >= 0) & (probabilities <= 1)).all(axis=1))):
         raise UserError(f"{name}: a probability of image {index[wrong[0]]} is no number from 0 to 1{_more(wrong)}")
     chosen = probabilities[np.arange(len(index)), predicted]
     if len(wrong := np.flatnonzero(chosen < probabilities.max(axis=1))):
@@ -83,16 +88,6 @@ def _positions(names: "pandas.Series[str]", class_names: tuple[str, ...], name: 
         unknown = names.iloc[int(np.flatnonzero(positions < 0)[0])]
         raise UserError(f"{name}: {unknown!r} is none of its classes ({', '.join(class_names) or 'it has none'})")
     return positions.astype(np.int64)
-
-
-def _require_whole(index: NDArray[np.int64], name: str) -> None:
-    if not len(index):
-        raise UserError(f"{name} has no rows")
-    values, counts = np.unique(index, return_counts=True)
-    if len(doubled := values[counts > 1]):
-        raise UserError(f"{name} has several rows for image {doubled[0]}{_more(doubled)}")
-    if len(missing := np.setdiff1d(np.arange(max(int(values[-1]) + 1, len(values))), values)):
-        raise UserError(f"{name} has no row for image {missing[0]}{_more(missing)}")
 
 
 def _more(items: NDArray[np.int64]) -> str:

@@ -73,10 +73,10 @@ def _images(named: Sequence[str]) -> tuple[list[str], bool]:
         if not os.path.isdir(path):
             files.append(path)
             continue
-        listing = image_files.below(path)
-        others += listing.others
-        files += listing.paths
-        if not listing.paths:
+        paths, skipped = image_files.below(path)
+        files += paths
+        others += skipped
+        if not paths:
             is_complete = False
             print(f"error: {printable(path)} holds no image", file=sys.stderr)
     if others:

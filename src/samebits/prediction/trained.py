@@ -31,10 +31,7 @@ def load(folder: Path, name: str | None = None, file: Path | None = None) -> Tra
             raise UserError(f"{folder} has no dvc.yaml: run this in the root of a clone of samebits")
         path = file or folder / paths.CHECKPOINT
         return Trained(_usable(path), file_md5(path))
-    root = git.top_folder(folder)
-    if root is None:
-        raise UserError(f"{folder} is in no git repository: run this in a clone of samebits")
-    revision = results.find(root, name)
+    revision = results.find(git.require_repository(folder), name)
     if (content := revision.read(paths.CHECKPOINT)) is None:
         raise UserError(
             f"the checkpoint of {revision} is neither in DVC's cache nor in a remote: `dvc push` it where it was trained, "

@@ -153,7 +153,7 @@ class Inputs:
             return {}
         from samebits.data import image_files
 
-        return {path: signature(Path(path)) for path in image_files.below(data.path).paths}
+        return {path: signature(Path(path)) for path in image_files.below(data.path)[0]}
 
     def outputs(self) -> list[tuple[str, str]]:
         """Return the outputs of the pipeline, as pairs of stage and path."""

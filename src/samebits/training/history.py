@@ -1,6 +1,6 @@
 """The history of a training: what it reported, as a table."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,27 +28,17 @@ class Report:
 
 def write(path: Path, reports: list[Report]) -> None:
     """Write the reports as CSV, losses with the nine digits that tell float32 values apart."""
-    names = [field.name for field in fields(Report)]
-    lines = [",".join(names)]
-    for report in reports:
-        lines.append(",".join(_text(value) for value in asdict(report).values()))
-    atomic.write_text(path, "\n".join(lines) + "\n")
+    import pandas
+
+    with atomic.replacing(path) as temporary:
+        pandas.DataFrame(reports).to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
 
 
 def read(path: Path) -> "pandas.DataFrame":
-    """Read a history as a table with the columns of `Report`; NaN where nothing was measured.
-
-    Raises UserError where it is missing.
-    """
+    """Read a table with the columns of `Report`, NaN where nothing was measured. Raises UserError where it is missing."""
     import pandas
 
     try:
         return pandas.read_csv(path)
     except FileNotFoundError:
         raise UserError(f"{path} is not there: run `dvc repro`") from None
-
-
-def _text(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.9g}" if isinstance(value, float) else str(value)

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class ResumePoints:
     def __init__(self, scratch: Path, key: str, every_seconds: float) -> None:
         self._scratch = scratch
         self._folder = scratch / key
+        self._holder = self._folder / "holder"
         self._every_seconds = every_seconds
         self._saved = time.monotonic()
         self._is_writable = True
@@ -50,33 +51,35 @@ class ResumePoints:
         If nothing can be written to scratch, the training goes on all the same, and nothing is saved.
         """
         try:
-            lock = self._lock()
+            turn = self._turn()
         except OSError as error:
             _say(f"no resume point can be saved ({error.strerror}: {error.filename}); the training goes on without")
             self._is_writable = False
             yield
             return
-        try:
-            holder = self._folder / "holder"
+        with turn:
             with suppress(OSError):  # a full disk must not keep a training from starting
-                holder.write_text(str(os.getpid()))
-            self._remove_leftovers()
+                self._holder.write_text(str(os.getpid()))
+            for leftover in self._folder.glob(".*.point.*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            for folder in self._others()[NUM_TRAININGS:]:
+                _remove_unless_held(folder)
             yield
-        finally:
-            lock.release()
 
-    def _lock(self) -> FileLock:
+    def _turn(self) -> AbstractContextManager[Any]:
         while True:
             self._folder.mkdir(parents=True, exist_ok=True)
-            path = self._folder / "lock"
-            lock = FileLock(path)
+            lock = FileLock(self._folder / "lock")
             try:
-                lock.acquire(timeout=0)
+                turn = lock.acquire(timeout=0)
             except Timeout:
-                _say(f"process {self._holder()} is at this very training; waiting to take over its work")
-                lock.acquire()
-            if path.exists():  # else it was removed while we waited, and guards nothing any more
-                return lock
+                holder = "another"
+                with suppress(OSError):
+                    holder = self._holder.read_text()
+                _say(f"process {holder} is at this very training; waiting to take over its work")
+                turn = lock.acquire()
+            if Path(lock.lock_file).exists():  # else it was removed while we waited, and guards nothing any more
+                return turn
             lock.release()
 
     def newest(self) -> State | None:
@@ -124,24 +127,10 @@ class ResumePoints:
         with suppress(OSError):  # without the note the training is forgotten later, when scratch is full
             atomic.write_text(self._folder / "checkpoint.md5", checkpoint_md5)
 
-    def _holder(self) -> str:
-        try:
-            return self._folder.joinpath("holder").read_text()
-        except OSError:
-            return "another"
-
-    def _remove_leftovers(self) -> None:
-        """Remove half-written files of this training, and the oldest trainings beside it that nobody holds."""
-        for leftover in self._folder.glob(".*.point.*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        for folder in self._others()[NUM_TRAININGS:]:
-            _remove_unless_held(folder)
-
     def _others(self) -> list[Path]:
         """The folders of other trainings, the newest first."""
-        entries = os.scandir(self._scratch) if self._scratch.is_dir() else ()
-        folders = [entry for entry in entries if entry.is_dir() and entry.name != self._folder.name]
-        return [Path(entry) for entry in sorted(folders, key=lambda entry: entry.stat().st_mtime, reverse=True)]
+        folders = [folder for folder in self._scratch.glob("*/") if folder.name != self._folder.name]
+        return sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True)
 
 
 def forget(scratch: Path, checkpoint_md5: str) -> None:
@@ -153,12 +142,8 @@ def forget(scratch: Path, checkpoint_md5: str) -> None:
 
 
 def _remove_unless_held(folder: Path) -> None:
-    lock = FileLock(folder / "lock")
-    try:
-        with lock.acquire(timeout=0):
-            shutil.rmtree(folder, ignore_errors=True)
-    except (Timeout, OSError):
-        pass
+    with suppress(Timeout, OSError), FileLock(folder / "lock").acquire(timeout=0):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _say(line: str) -> None:

@@ -14,7 +14,7 @@ from samebits.data.raw import RawDataset
 
 def read(data: params.Data, root: Path) -> RawDataset:
     """Return the images of `data.source`. Raises UserError if they are missing or damaged."""
-    dataset: RawDataset = _module(data.source).read(data, root)
+    dataset: RawDataset = import_module(f"{__name__}.{data.source}").read(data, root)
     return dataset
 
 
@@ -23,10 +23,5 @@ def inspect(data: params.Data, root: Path) -> tuple[Literal["ok", "note"], str] 
 
     Return "ok" or "note" and what was found. Raises UserError, with the remedy, if something is wrong.
     """
-    module = _module(data.source)
-    found: tuple[Literal["ok", "note"], str] | None = module.inspect(data, root) if hasattr(module, "inspect") else None
-    return found
-
-
-def _module(name: str) -> Any:
-    return import_module(f"{__name__}.{name}")
+    module: Any = import_module(f"{__name__}.{data.source}")
+    return module.inspect(data, root) if hasattr(module, "inspect") else None

@@ -119,23 +119,22 @@ def _published() -> Any:
 
 def _require_answer(url: str, raw: Path) -> None:
     """Raise DownloadFailed unless the server answers in time. In a thread, because name look-ups have no timeout."""
-    answers: list[Exception | None] = []
+    problem = f"did not answer within {_TIMEOUT_SECONDS:.0f} seconds"
 
     def ask() -> None:
+        nonlocal problem
         try:
             request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "samebits"})
             urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS).close()
-            answers.append(None)
+            problem = ""
         except Exception as error:  # whatever it is, the answer is no
-            answers.append(error)
+            problem = f"could not be reached ({error})"
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_TIMEOUT_SECONDS)
-    if not answers:
-        raise DownloadFailed(f"{url} did not answer within {_TIMEOUT_SECONDS:.0f} seconds", raw)
-    if answers[0] is not None:
-        raise DownloadFailed(f"{url} could not be reached ({answers[0]})", raw)
+    if problem:
+        raise DownloadFailed(f"{url} {problem}", raw)
 
 
 def _remove_leftovers(raw: Path) -> None:

@@ -7,6 +7,7 @@ goes there. So adding images moves none of the others, and two copies of one fil
 import hashlib
 import os
 import sys
+import tempfile
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from samebits import params
 from samebits.data import decoding, image_files
-from samebits.data.raw import ImagesOnDisk, RawDataset, RawSplit
+from samebits.data.raw import RawDataset, RawSplit, mapped
 from samebits.errors import UserError, printable
 
 PARTS = ("train", "validation", "test")
@@ -56,7 +57,8 @@ def read(data: params.Data, _root: Path) -> RawDataset:
     root = Path(data.path)
     class_names = _class_names(root)
     files = _files(root, class_names)
-    images = {part: ImagesOnDisk((data.image_size, data.image_size, 3), Path()) for part in PARTS}
+    # Files without names: nothing is left of them, however the process ends.
+    images = {part: tempfile.TemporaryFile(dir=Path()) for part in PARTS}  # noqa: SIM115 (`mapped` closes them)
     labels: dict[str, list[int]] = {part: [] for part in PARTS}
     first: dict[bytes, tuple[_File, str]] = {}  # for each content, the first file that has it, and its part
     copies: dict[str, list[tuple[_File, _File]]] = {kind: [] for kind in _COPIES}
@@ -65,19 +67,22 @@ def read(data: params.Data, _root: Path) -> RawDataset:
     outcomes = decoding.decode([file.path for file in files], (3, data.image_size, data.image_size))
     for file, outcome in zip(tqdm(files, desc="Reading", unit=" images", disable=None), outcomes, strict=True):
         if isinstance(outcome, str):
-            broken.append(f"{_shown(root, file.path)} {printable(outcome)}")
+            broken.append(f"{os.path.relpath(file.path, root)} {outcome}")
             continue
         part = _part(file.part, outcome.digest, data, own_parts)
         original, its_part = first.setdefault(outcome.digest, (file, part))
         if original is not file:
             kind = 0 if its_part != part else 1 if original.label != file.label else 2
             copies[_COPIES[kind]].append((original, file))
-        images[part].append(outcome.pixels)
+        images[part].write(outcome.pixels.tobytes())
         labels[part].append(file.label)
     if broken:
         raise UserError(f"{len(broken):,} of {len(files):,} images are unusable: {_some(broken)}: fix or remove them")
     _report_copies(root, copies, data.folder.duplicates)
-    splits = {part: RawSplit(images[part], np.array(labels[part], dtype=np.int64)) for part in PARTS}
+    splits = {}
+    for part in PARTS:
+        pixels = mapped(images[part], (len(labels[part]), data.image_size, data.image_size, 3))
+        splits[part] = RawSplit(pixels, np.array(labels[part], dtype=np.int64))
     _require_every_class(splits, class_names, own_parts, data)
     return RawDataset(class_names, splits["train"], splits["test"], splits["validation"])
 
@@ -120,11 +125,11 @@ def _files(root: Path, class_names: tuple[str, ...]) -> list[_File]:
     for part in (part for part in PARTS if (root / part).is_dir()):
         others["outside of a class"] += sum(entry.is_file() for entry in os.scandir(root / part))
         for label, name in enumerate(class_names):
-            listing = image_files.below(os.path.join(root, part, name))
-            others += listing.others
-            if not listing.paths:
+            paths, skipped = image_files.below(os.path.join(root, part, name))
+            others += skipped
+            if not paths:
                 raise UserError(f"{root}/{part}/{name} holds no image: put some there, or remove the class")
-            listed += [_File(path, part, label) for path in listing.paths]
+            listed += [_File(path, part, label) for path in paths]
     if others := +others:
         print(f"note: {root}: skipped {image_files.summary(others)}", file=sys.stderr)
     # Shuffled, so that the first images show all classes; by relative names, so the folder may lie anywhere.
@@ -146,7 +151,7 @@ def _part(own: str, digest: bytes, data: params.Data, own_parts: set[str]) -> st
 def _report_copies(root: Path, copies: dict[str, list[tuple[_File, _File]]], duplicates: str) -> None:
     """Print a note for each kind of copies. Raises UserError for copies across parts, unless `duplicates` is allow."""
     for kind in (kind for kind in _COPIES if copies[kind]):
-        named = [f"{_shown(root, one.path)} = {_shown(root, other.path)}" for one, other in copies[kind]]
+        named = [" = ".join(os.path.relpath(each.path, root) for each in both) for both in copies[kind]]
         line = f"the same file {kind}, {len(named):,} in all ({_some(named)})"
         if kind == _COPIES[0] and duplicates == "fail":
             raise UserError(f"{line}: remove one of each, or set data.folder.duplicates to allow in params.yaml")
@@ -159,9 +164,9 @@ def _require_every_class(
     counts = {part: np.bincount(split.labels, minlength=len(class_names)) for part, split in splits.items()}
     totals = sum(counts.values(), start=np.zeros(len(class_names), dtype=np.int64))
     for part, what in (("train", "training"), ("test", "test")):
-        if (counts[part] > 0).all():
-            continue
         named = [f"{class_names[label]} ({totals[label]:,} in all)" for label in np.flatnonzero(counts[part] == 0)]
+        if not named:
+            continue
         cut = " and ".join(f"data.folder.{name}_percent" for name in ("test", "validation") if name not in own_parts)
         raise UserError(
             f"{cut} and data.seed {data.seed} leave no {what} image of {_some(named)}: "
@@ -171,7 +176,3 @@ def _require_every_class(
 
 def _some(texts: list[str]) -> str:
     return ", ".join(printable(text) for text in texts[:_NAMED]) + (", ..." if len(texts) > _NAMED else "")
-
-
-def _shown(root: Path, path: str) -> str:
-    return printable(os.path.relpath(path, root))
