@@ -33,7 +33,7 @@ def of_seeds(change: Change, is_same_but_for_seed: bool) -> str:
     """Say what the trainings of two groups tell of what differs between the groups."""
     num_a, num_b = len(change.a.values), len(change.b.values)
     difference, points = change.difference, 100 * change.difference.value
-    if change.is_too_few:
+    if min(num_a, num_b) < MIN_SEEDS:
         trainings = "1 training" if num_a == 1 else f"{num_a} trainings"
         return (
             f"Nothing can be told: {trainings} against {num_b} are too few, at least {MIN_SEEDS} of each are needed. "

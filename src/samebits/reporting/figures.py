@@ -54,13 +54,13 @@ def training_curves(history: pd.DataFrame, path: Path, title: str) -> None:
         canvas.add_axes(page, MARGIN + side + panel * step, _FOOT, width, height) for panel in range(panels)
     )
     loss.set_title("Loss")
-    _curve(loss, rows, "train_loss", BLUE, "-", "training")
-    _curve(loss, rows.dropna(subset="validation_loss"), "validation_loss", VERMILLION, "--", "validation")
+    curve(loss, rows, "train_loss", BLUE, "-", "training")
+    curve(loss, rows.dropna(subset="validation_loss"), "validation_loss", VERMILLION, "--", "validation")
     loss.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     for axes in accuracy:
         values = validated["validation_accuracy"]
         axes.set_title(f"Validation accuracy: last {percent(values.iloc[-1])}, best {percent(values.max())}")
-        _curve(axes, validated, "validation_accuracy", VERMILLION, "--", "validation")
+        curve(axes, validated, "validation_accuracy", VERMILLION, "--", "validation")
         axes.yaxis.set_major_formatter(percent)
 
     first, last = int(rows["epoch"].min()), int(rows["epoch"].max())
@@ -278,6 +278,14 @@ def per_class_accuracy(
     canvas.save(page, path)
 
 
+def curve(axes: Axes, rows: pd.DataFrame, column: str, colour: str, dashes: str, label: str) -> None:
+    """Draw a column by step, with a marker at each point if they are few; draw nothing without rows."""
+    if len(rows):
+        marker = "o" if len(rows) <= 40 else None
+        style: _Style = {"color": colour, "marker": marker, "markersize": 3.5, "linewidth": 1.6, "label": label}
+        axes.plot(rows["step"], rows[column], dashes, **style)
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
@@ -286,11 +294,3 @@ def _require(condition: bool, message: str) -> None:
 def _require_shares(name: str, values: NDArray[np.float64] | float) -> None:
     inside = np.asarray((np.asarray(values) >= 0) & (np.asarray(values) <= 1))
     _require(bool(inside.all()), f"{name} is not in [0, 1]")
-
-
-def _curve(axes: Axes, rows: pd.DataFrame, column: str, colour: str, dashes: str, label: str) -> None:
-    """Draw a column by step, with a marker at each point if they are few; draw nothing without rows."""
-    if len(rows):
-        marker = "o" if len(rows) <= 40 else None
-        style: _Style = {"color": colour, "marker": marker, "markersize": 3.5, "linewidth": 1.6, "label": label}
-        axes.plot(rows["step"], rows[column], dashes, **style)
