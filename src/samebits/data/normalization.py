@@ -53,16 +53,10 @@ def of_images(kind: str, images: "Images") -> Normalization:
     per_channel takes mean and standard deviation over all pixels of a channel (Krizhevsky 2009 and the lab), from
     integer sums. Raises UserError if a channel never varies, or so rarely that float16 cannot hold the result.
     """
-    num_channels = images.shape[-1]
-    match kind:
-        case "per_channel":
-            moments = [_mean_and_std(counts) for counts in _histograms(images)]
-        case "half":
-            moments = [(0.5, 0.5)] * num_channels
-        case "none":
-            moments = [(0.0, 1.0)] * num_channels
-        case _:
-            raise ValueError(f"unknown normalization {kind!r}")
+    if kind == "per_channel":
+        moments = [_mean_and_std(counts) for counts in _histograms(images)]
+    else:
+        moments = [{"half": (0.5, 0.5), "none": (0.0, 1.0)}[kind]] * images.shape[-1]
     means, stds = zip(*moments, strict=True)
     smallest = min(stds)
     if smallest < 1 / np.finfo(np.float16).max:
