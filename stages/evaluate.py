@@ -17,6 +17,7 @@ import numpy as np
 from samebits import atomic, checkpoint, paths
 from samebits.data import prepared
 from samebits.evaluation import inference, metrics, predictions
+from samebits.evaluation.predictions import Predictions
 from samebits.reporting import pictures
 from samebits.stage import changes, records
 from samebits.stage.inputs import Inputs
@@ -48,15 +49,15 @@ def main(inputs: Inputs) -> None:
         predictions.write(Path(paths.PREDICTIONS), probabilities, labels, description.class_names)
 
         title = f"{settings.recipe} on {description.source}, seed {settings.seed}"
-        result = pictures.Evaluated(title, description.class_names, probabilities, labels, measured, rows)
-        pictures.draw_charts(result, plots)
-        chosen = {
-            "test_images": ("First test images", np.arange(min(recipe.num_pictures, len(labels)))),
-            "mistakes": ("Most confident mistakes", pictures.most_confident_mistakes(result, recipe.num_pictures)),
-        }
-        for name, (heading, indices) in chosen.items():
+        table = Predictions(description.class_names, probabilities, labels)
+        pictures.draw_charts(table, measured, rows, title, plots)
+        for name, heading, chosen in (
+            ("test_images", "First test images", np.arange(len(labels))),
+            ("mistakes", "Most confident mistakes", table.surest_first(np.flatnonzero(~table.is_right))),
+        ):
+            indices = chosen[: recipe.num_pictures]
             images = description.normalization.pixels(test.images[indices].numpy())
-            pictures.draw_images(result, heading, images, indices, plots / f"{name}.png")
+            pictures.draw_images(table, images, indices, f"{heading}: {title}", plots / f"{name}.png")
         atomic.write_text(Path(paths.ENVIRONMENT), json.dumps(environment, indent=2) + "\n")
         atomic.write_text(Path(paths.METRICS), json.dumps(measured, indent=2) + "\n")
         changes.require_none(inputs)

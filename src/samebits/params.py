@@ -214,39 +214,26 @@ def _first_line(error: ValidationError) -> str:
             line = f"{key} is not a known key: remove it or correct its spelling"
         case "missing":
             line = f"{key} is missing: add it"
-        case "union_tag_not_found":
-            line = (
-                f"{key}.name is missing: add it"
-                if isinstance(first["input"], dict)
-                else f"{key} is {first['input']!r}: must hold a name and settings"
-            )
+        case "union_tag_not_found" if isinstance(first["input"], dict):
+            line = f"{key}.name is missing: add it"
         case "union_tag_invalid":
             line = f"{key}.name is {first['ctx']['tag']!r}: must be one of {first['ctx']['expected_tags']}"
-        case "model_attributes_type":
+        case "union_tag_not_found" | "model_attributes_type":
             line = f"{key} is {first['input']!r}: must hold a name and settings"
         case "value_error":
             line = ": ".join(filter(None, (key, str(first["ctx"]["error"]))))
         case _:
-            line = f"{key} is {first['input']!r}: {_allowed(first)}"
+            allowed = re.sub(r"^\w+ should", "must", first["msg"])
+            line = f"{key} is {first['input']!r}: {allowed}"
     return line + (f" (and {len(others)} more)" if others else "")
 
 
 def _path(loc: tuple[int | str, ...]) -> list[str]:
     """Return the keys that lead to a value, without the names of parts, which pydantic adds to them."""
     keys = [str(key) for key in loc]
-    sections = {
-        "model": "model",
-        "optimizer": "optimizer",
-        "schedule": "schedule",
-        "augmentation": "augmentation",
-        "metrics": "metric",
-    }
     for place, key in enumerate(keys):
+        kind = "metric" if key == "metrics" else key
         tag = place + (2 if key in ("augmentation", "metrics") else 1)
-        if key in sections and tag < len(keys) and keys[tag] in parts.names(sections[key]):
+        if kind in parts.KINDS and tag < len(keys) and keys[tag] in parts.names(kind):
             return keys[:tag] + keys[tag + 1 :]
     return keys
-
-
-def _allowed(error: Any) -> str:
-    return re.sub(r"^\w+ should", "must", error["msg"])

@@ -29,20 +29,17 @@ def run(root: Path) -> int:
             cifar10.download(raw)
         except cifar10.DownloadFailed as error:
             return _run_on_shapes(root, error)
-    before = _lock(root)
+    lock = root / paths.LOCK
+    before = lock.read_bytes() if lock.is_file() else b""
     if code := dvc_command.reproduce(root):
         return code
     if not _has_mlflow_run(root):
         _track(root, [])
     report = root / paths.REPORT
-    if _lock(root) != before or not report.is_file():
+    if lock.read_bytes() != before or not report.is_file():
         _write_report(results.workspace(root), report)
-    measured = json.loads((root / paths.METRICS).read_text(encoding="utf-8"))
-    print(f"\n{settings.recipe} on {settings.data.source}, seed {settings.seed}")
-    print(terminal.accuracy_table(measured))
-    if sentence := _other_kind(root, measured["accuracy"]):
-        print(sentence)
-    _print_files(root / paths.PLOTS, report)
+    title = f"{settings.recipe} on {settings.data.source}, seed {settings.seed}"
+    _show(title, root / paths.METRICS, _other_kind(root), root / paths.PLOTS, report)
     return 0
 
 
@@ -63,9 +60,7 @@ def _run_on_shapes(root: Path, why: cifar10.DownloadFailed) -> int:
     dvc_command.fetch(root, name, paths.METRICS, metrics)
     if not (is_known and report.is_file()):
         _write_report(results.find(root, name), report)
-    print(f"\nexperiment {name} on shapes (not CIFAR-10)")
-    print(terminal.accuracy_table(json.loads(metrics.read_text(encoding="utf-8"))))
-    _print_files(pictures, report)
+    _show(f"experiment {name} on shapes (not CIFAR-10)", metrics, None, pictures, report)
     return 0
 
 
@@ -103,25 +98,20 @@ def _track(root: Path, revisions: list[str]) -> None:
         print(f"warning: MLflow does not hold the run of this result: {error}", file=sys.stderr)
 
 
-def _other_kind(root: Path, accuracy: float) -> str | None:
+def _other_kind(root: Path) -> str | None:
     """Say how this machine differs from that of the recorded result, if another one recorded the same parameters."""
     recorded = {name: git.read(root, "HEAD", name) for name in (paths.PARAMETERS, paths.ENVIRONMENT, paths.METRICS)}
     if not all(recorded.values()) or recorded[paths.PARAMETERS] != (root / paths.PARAMETERS).read_bytes():
         return None
-    here = json.loads((root / paths.ENVIRONMENT).read_text(encoding="utf-8"))
-    differences = terminal.differences(json.loads(recorded[paths.ENVIRONMENT]), here)
+    before, here = json.loads(recorded[paths.METRICS]), json.loads((root / paths.METRICS).read_bytes())
+    environment = json.loads((root / paths.ENVIRONMENT).read_bytes())
+    differences = terminal.differences(json.loads(recorded[paths.ENVIRONMENT]), environment)
     if not differences:
         return None
-    before = json.loads(recorded[paths.METRICS])["accuracy"]
     return (
         f"The recorded result comes from another kind of machine ({'; '.join(differences)}): "
-        f"its accuracy is {100 * before:.2f} %, this one's {100 * accuracy:.2f} %."
+        f"its accuracy is {100 * before['accuracy']:.2f} %, this one's {100 * here['accuracy']:.2f} %."
     )
-
-
-def _lock(root: Path) -> bytes:
-    path = root / paths.LOCK
-    return path.read_bytes() if path.is_file() else b""
 
 
 def _write_report(revision: results.Result, path: Path) -> None:
@@ -130,5 +120,8 @@ def _write_report(revision: results.Result, path: Path) -> None:
     page.write_result(revision, path)
 
 
-def _print_files(pictures: Path, report: Path) -> None:
+def _show(title: str, metrics: Path, note: str | None, pictures: Path, report: Path) -> None:
+    print(f"\n{title}\n{terminal.accuracy_table(json.loads(metrics.read_bytes()))}")
+    if note:
+        print(note)
     print(f"report: {os.path.relpath(report)}   pictures: {os.path.relpath(pictures)}/*.png   tracking page: make ui")

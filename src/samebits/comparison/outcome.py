@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from samebits import paths
 from samebits.comparison import paired, predicted, seeds, selection, verdict
 from samebits.comparison.paired import Pair
 from samebits.comparison.predicted import Predicted
@@ -33,8 +34,8 @@ class NetworkComparison:
 
     def is_worse(self, points: float) -> bool:
         """Tell whether B's accuracy is lower by more than `points` percentage points, beyond chance."""
-        high = self.pair.overall.difference.high
-        return self.pair.overall.is_significant and high is not None and 100 * high < -points
+        high = self.pair.overall.difference.high  # below 0 exactly if the difference is significant
+        return high is not None and 100 * high < -points
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,7 @@ def compare_seeds(a: Sequence[Result], b: Sequence[Result]) -> SeedComparison:
     def change(number: str) -> Change:
         return seeds.compare(*([each[number] for each in half] for half in halves))
 
-    present = np.unique(tables[0].labels)
-    names = [name for position, name in enumerate(tables[0].class_names) if position in present]
+    names = [tables[0].class_names[position] for position in np.unique(tables[0].labels)]
     return SeedComparison(
         a=loaded[: len(a)],
         b=loaded[len(a) :],
@@ -128,6 +128,6 @@ def _load(results: Sequence[Result]) -> list[Predicted]:
 
 
 def _notes(results: Sequence[Result]) -> list[str]:
-    if len({predicted.machine(result) for result in results}) > 1:
+    if len({result.md5(paths.ENVIRONMENT) for result in results}) > 1:
         return ["These results come from different kinds of machine, which moves an accuracy as another seed does."]
     return []

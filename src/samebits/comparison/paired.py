@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import bootstrap, norm, ttest_rel
 
-from samebits.comparison.statistics import ALPHA, CONFIDENCE, Estimate, holm
+from samebits.comparison.statistics import ALPHA, CONFIDENCE, Estimate, Estimates, holm
 from samebits.evaluation.metrics import summary
 from samebits.evaluation.predictions import Predictions
 
@@ -49,8 +49,8 @@ class Pair:
 
     overall: Accuracies
     per_class: dict[str, Accuracies]  # without the classes that have no image
-    loss: tuple[Estimate, Estimate, Estimate]  # of A, of B, B − A; nats
-    calibration_error: tuple[Estimate, Estimate, Estimate]
+    loss: Estimates  # nats
+    calibration_error: Estimates
     changed: int
     flipped_to_right: NDArray[np.int64]
     flipped_to_wrong: NDArray[np.int64]
@@ -81,16 +81,10 @@ def accuracies(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> Accura
 
     number = len(right_a)
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    return Accuracies(
-        num_images=number,
-        a=_share(int(right_a.sum()), number),
-        b=_share(int(right_b.sum()), number),
-        difference=paired_difference(only_a, only_b, number),
-        only_a=only_a,
-        only_b=only_b,
-        # The test ignores the images that both or neither get right.
-        p=float(mcnemar([[0, only_a], [only_b, 0]], exact=False, correction=False).pvalue) if only_a != only_b else 1.0,
-    )
+    # The test ignores the images that both or neither get right.
+    p = float(mcnemar([[0, only_a], [only_b, 0]], exact=False, correction=False).pvalue) if only_a != only_b else 1.0
+    share_a, share_b = (_share(int(right.sum()), number) for right in (right_a, right_b))
+    return Accuracies(number, share_a, share_b, paired_difference(only_a, only_b, number), only_a, only_b, p)
 
 
 def paired_difference(only_a: int, only_b: int, number: int) -> Estimate:
@@ -121,25 +115,26 @@ def _share(right: int, number: int) -> Estimate:
     return Estimate(right / number, *summary.wilson_interval(right, number))
 
 
-def _losses(a: Predictions, b: Predictions) -> tuple[Estimate, Estimate, Estimate]:
+def _losses(a: Predictions, b: Predictions) -> Estimates:
     """Mean cross-entropy of both; the interval of the difference is that of Student's paired t-test over images."""
     each_a, each_b = (summary.cross_entropies(each.probabilities, each.labels) for each in (a, b))
-    difference = Estimate(float((each_b - each_a).mean()))
+    bounds: tuple[float, ...] = ()
     if len(each_a) > 1 and (each_b - each_a).std() > 0:
-        low, high = ttest_rel(each_b, each_a).confidence_interval(CONFIDENCE)
-        difference = Estimate(difference.value, float(low), float(high))
-    return Estimate(float(each_a.mean())), Estimate(float(each_b.mean())), difference
+        bounds = tuple(map(float, ttest_rel(each_b, each_a).confidence_interval(CONFIDENCE)))
+    mean_a, mean_b = (Estimate(float(each.mean())) for each in (each_a, each_b))
+    return Estimates(mean_a, mean_b, Estimate(float((each_b - each_a).mean()), *bounds))
 
 
-def _calibration_errors(a: Predictions, b: Predictions) -> tuple[Estimate, Estimate, Estimate]:
+def _calibration_errors(a: Predictions, b: Predictions) -> Estimates:
     """Expected calibration error of both; the interval of the difference is from a basic bootstrap over images.
 
     Resampling inflates a calibration error near 0, and the basic bootstrap corrects that.
     """
     error_a, error_b = (summary.calibration(each.probabilities, each.labels).error for each in (a, b))
+    estimates = Estimates(Estimate(error_a), Estimate(error_b), Estimate(error_b - error_a))
     images = np.arange(len(a.labels))
     if len(images) == 1 or np.array_equal(a.probabilities, b.probabilities):
-        return Estimate(error_a), Estimate(error_b), Estimate(error_b - error_a)
+        return estimates
     parts = [
         (summary.bins_of(confidence := each.probabilities.max(axis=1)), each.is_right - confidence) for each in (a, b)
     ]
@@ -158,5 +153,4 @@ def _calibration_errors(a: Predictions, b: Predictions) -> tuple[Estimate, Estim
         confidence_level=CONFIDENCE,
         rng=np.random.default_rng(0),
     ).confidence_interval
-    difference = Estimate(error_b - error_a, float(interval.low), float(interval.high))
-    return Estimate(error_a), Estimate(error_b), difference
+    return estimates._replace(difference=Estimate(error_b - error_a, float(interval.low), float(interval.high)))

@@ -74,11 +74,6 @@ def seed(revision: Result) -> str:
     return _parameters(revision).get(_SEED, "?")
 
 
-def machine(revision: Result) -> str | None:
-    """Return the hash of the kind of machine that a result comes from."""
-    return revision.md5(paths.ENVIRONMENT)
-
-
 def require_same_test(results: Sequence[Predicted]) -> None:
     """Raise UserError if results do not have the same test images, classes and order of either."""
     first, *others = results

@@ -1,6 +1,7 @@
 """Seeds against seeds: trainings of one recipe against trainings of another."""
 
 import warnings
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -42,19 +43,16 @@ class Change:
     a: Group
     b: Group
     difference: Estimate
-    p: float | None
-    detectable: float | None  # the difference that as many seeds find with a probability of POWER
-    needed: int | None  # seeds in each group that find the difference seen with that probability; None: over _MAX_SEEDS
+    p: float | None = None
+    detectable: float | None = None  # the difference that as many seeds find with a probability of POWER
+    needed: int | None = (
+        None  # seeds in each group that find the difference seen with that probability; None: over _MAX_SEEDS
+    )
 
     @property
     def is_significant(self) -> bool:
         """Whether chance alone rarely gives two equally good recipes this difference."""
         return self.p is not None and self.p < ALPHA
-
-    @property
-    def is_too_few(self) -> bool:
-        """Whether there are too few trainings to say anything."""
-        return min(len(self.a.values), len(self.b.values)) < MIN_SEEDS
 
 
 def compare(a: Sequence[float], b: Sequence[float]) -> Change:
@@ -64,28 +62,22 @@ def compare(a: Sequence[float], b: Sequence[float]) -> Change:
     # A rounding error is no spread.
     spread = max(np.ptp(group_a.values), np.ptp(group_b.values)) > 1e-12 * max(abs(group_a.mean), abs(group_b.mean))
     if min(len(a), len(b)) < MIN_SEEDS or not spread:
-        return Change(group_a, group_b, difference, None, None, None)
+        return Change(group_a, group_b, difference)
     with warnings.catch_warnings():  # one group may have no spread at all, as with weights that start at zero
         warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
         test = ttest_ind(group_b.values, group_a.values, equal_var=False)
-    low, high = test.confidence_interval(CONFIDENCE)
+    difference = Estimate(difference.value, *map(float, test.confidence_interval(CONFIDENCE)))
     variances = np.array([np.var(a, ddof=1), np.var(b, ddof=1)])
-    return Change(
-        group_a,
-        group_b,
-        replace(difference, low=float(low), high=float(high)),
-        p=float(test.pvalue),
-        detectable=_detectable(variances, len(a), len(b)),
-        needed=_needed(variances, difference.value),
-    )
+    detectable, needed = _detectable(variances, len(a), len(b)), _needed(variances, difference.value)
+    return Change(group_a, group_b, difference, float(test.pvalue), detectable, needed)
 
 
 def compare_classes(a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]]) -> dict[str, Change]:
     """Compare the same number for each class; the p-values are corrected by Holm."""
     changes = {name: compare(a[name], b[name]) for name in a}
-    tested = [name for name, change in changes.items() if change.p is not None]
-    corrected = holm([change.p for change in changes.values() if change.p is not None])
-    return changes | {name: replace(changes[name], p=p) for name, p in zip(tested, corrected, strict=True)}
+    tested = {name: change.p for name, change in changes.items() if change.p is not None}
+    corrected = zip(tested, holm(list(tested.values())), strict=True)
+    return changes | {name: replace(changes[name], p=p) for name, p in corrected}
 
 
 def power(difference: float, variances: NDArray[np.float64], num_a: int, num_b: int) -> float:
@@ -108,10 +100,6 @@ def _detectable(variances: NDArray[np.float64], num_a: int, num_b: int) -> float
 
 
 def _needed(variances: NDArray[np.float64], difference: float) -> int | None:
-    few, many = MIN_SEEDS - 1, _MAX_SEEDS  # the number is more than `few` and at most `many`
-    if power(difference, variances, many, many) < POWER:
-        return None
-    while many - few > 1:
-        middle = (few + many) // 2
-        few, many = (few, middle) if power(difference, variances, middle, middle) >= POWER else (middle, many)
-    return many
+    numbers = range(MIN_SEEDS, _MAX_SEEDS + 1)
+    place = bisect_left(numbers, POWER, key=lambda number: power(difference, variances, number, number))
+    return numbers[place] if place < len(numbers) else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 CONFIDENCE = 0.95
 ALPHA = 0.05
@@ -14,6 +15,14 @@ class Estimate:
     value: float
     low: float | None = None
     high: float | None = None
+
+
+class Estimates(NamedTuple):
+    """A number of network A and of network B, and B − A."""
+
+    a: Estimate
+    b: Estimate
+    difference: Estimate
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -33,17 +33,16 @@ def of_seeds(change: Change, is_same_but_for_seed: bool) -> str:
     """Say what the trainings of two groups tell of what differs between the groups."""
     num_a, num_b = len(change.a.values), len(change.b.values)
     difference, points = change.difference, 100 * change.difference.value
-    if change.is_too_few:
+    if min(num_a, num_b) < MIN_SEEDS:
         trainings = "1 training" if num_a == 1 else f"{num_a} trainings"
         return (
             f"Nothing can be told: {trainings} against {num_b} are too few, at least {MIN_SEEDS} of each are needed. "
             f"Run more seeds: {RUN_SEEDS}"
         )
-    if change.p is None or change.detectable is None or difference.low is None or difference.high is None:
-        return (
-            "Nothing can be told: within each group all trainings have the same accuracy, so there is no chance to compare "
-            f"with (B − A is {points:+.2f} points)."
-        ).replace("-", "−")
+    seen = f"B − A is {points:+.2f} points"
+    if change.detectable is None or difference.low is None or difference.high is None:
+        found = "within each group all trainings have the same accuracy, so there is no chance to compare with"
+        return f"Nothing can be told: {found} ({seen}).".replace("-", "−")
     low, high = 100 * difference.low, 100 * difference.high
     needed = "more than 10,000" if change.needed is None else f"{change.needed:,}"
     power = (
@@ -51,8 +50,7 @@ def of_seeds(change: Change, is_same_but_for_seed: bool) -> str:
         f"cases; the one seen needs {needed} of each."
     )
     if not change.is_significant:
-        found = f"Nothing can be told: B − A is {points:+.2f} points (95 %: {low:+.2f} to {high:+.2f})."
-        return f"{found} {power}".replace("-", "−")
+        return f"Nothing can be told: {seen} (95 %: {low:+.2f} to {high:+.2f}). {power}".replace("-", "−")
     word, ends = ("better", (low, high)) if points > 0 else ("worse", (-high, -low))
     found = f"B is {word} by {abs(points):.2f} points (95 %: {ends[0]:.2f} to {ends[1]:.2f})."
     if is_same_but_for_seed:

@@ -34,6 +34,10 @@ class Predictions:
         right: NDArray[np.bool_] = self.predicted == self.labels
         return right
 
+    def surest_first(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sort images, given by their indices, by the probability of the predicted class."""
+        return indices[np.argsort(-self.probabilities[indices].max(axis=1), kind="stable")]
+
 
 def write(
     path: Path, probabilities: NDArray[np.float32], labels: NDArray[np.int64], class_names: tuple[str, ...]

@@ -5,14 +5,14 @@ carry neither a date nor a software version. Layout comes from measured text, no
 Not thread-safe: matplotlib's settings are global.
 """
 
-from collections.abc import Callable, Sequence
-from functools import wraps
+from bisect import bisect_right
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import matplotlib.style
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
@@ -29,7 +29,7 @@ INK, LINE, GRID = "#222222", "#8C8C8C", "#E6E6E6"
 _TITLE_SIZES = 9.0, 11.5  # points, smallest and largest
 _WIDEST_TITLE = 6.5  # inches: a title widens a page no further
 _WIDEST_NAME = 1.8  # inches that a class name may take
-_STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9.0,
     "text.color": INK,
@@ -56,18 +56,8 @@ _STYLE = {
     "legend.borderpad": 0.0,
     "hatch.linewidth": 0.7,
 }
-_Arguments = ParamSpec("_Arguments")
-
-
-def fixed_style(draw: Callable[_Arguments, None]) -> Callable[_Arguments, None]:
-    """Make `draw` use this module's settings over matplotlib's own defaults, whatever the user's are."""
-
-    @wraps(draw)
-    def styled(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
-        with matplotlib.style.context(["default", _STYLE]):
-            draw(*args, **kwargs)
-
-    return styled
+# A decorator: what a function draws has this module's settings over matplotlib's own defaults, whatever the user's are.
+fixed_style = matplotlib.style.context(["default", STYLE])
 
 
 def new_page(width: float, height: float, title: str) -> Figure:
@@ -79,7 +69,6 @@ def new_page(width: float, height: float, title: str) -> Figure:
     room = width - 2 * MARGIN
     size = min(largest, max(smallest, largest * room / natural))
     page = Figure(figsize=(width, height), dpi=DPI)
-    FigureCanvasAgg(page)
     write(page, MARGIN, height - MARGIN, shorten(title, size, room, bold), INK, size, weight="bold")
     return page
 
@@ -101,13 +90,8 @@ def shorten(text: str, size: float, room: float, font: FontProperties | None = N
     text = " ".join(text.split())
     if _text_width(text, size, font) <= room:
         return text
-    fits, too_long = 0, len(text)
-    while too_long - fits > 1:
-        middle = (fits + too_long) // 2
-        if _text_width(text[:middle] + "…", size, font) <= room:
-            fits = middle
-        else:
-            too_long = middle
+    lengths = range(1, len(text))
+    fits = bisect_right(lengths, room, key=lambda length: _text_width(text[:length] + "…", size, font))
     return text[:fits].rstrip() + "…"
 
 

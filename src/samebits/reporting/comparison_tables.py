@@ -1,6 +1,7 @@
 """A comparison as tables in the terminal, Markdown for a pull request, or JSON for a program."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from samebits.comparison.outcome import Comparison, NetworkComparison
 from samebits.comparison.paired import Accuracies
 from samebits.comparison.predicted import Predicted
 from samebits.comparison.seeds import Change, Group
-from samebits.comparison.statistics import Estimate
+from samebits.comparison.statistics import Estimate, Estimates
 
 _MAX_DIFFERENCES = 6
 
@@ -44,31 +45,21 @@ def to_markdown(comparison: Comparison) -> str:
 
 def to_json(comparison: Comparison) -> str:
     """Return everything as JSON: accuracies as shares, losses in nats, null if there are too few values for a number."""
-    values: dict[str, Any] = {"verdict": comparison.verdict, "differences": comparison.differences}
-    values["notes"] = comparison.notes
+    values: dict[str, Any] = {"verdict": comparison.verdict}
     if isinstance(comparison, NetworkComparison):
-        pair, names = comparison.pair, ("a", "b", "difference")
+        pair = comparison.pair
         values |= {
             "kind": "networks",
-            "a": _result_values(comparison.a),
-            "b": _result_values(comparison.b),
-            "accuracy": _values(pair.overall),
-            "loss": {name: vars(each) for name, each in zip(names, pair.loss, strict=True)},
-            "calibration_error": {name: vars(each) for name, each in zip(names, pair.calibration_error, strict=True)},
+            "accuracy": pair.overall,
+            "loss": pair.loss._asdict(),
+            "calibration_error": pair.calibration_error._asdict(),
             "num_changed_predictions": pair.changed,
-            "per_class": {name: _values(each) for name, each in pair.per_class.items()},
+            "per_class": pair.per_class,
         }
+        values |= {name: getattr(comparison, name) for name in ("a", "b", "differences", "notes")}
     else:
-        values |= {
-            "kind": "seeds",
-            "a": [_result_values(result) for result in comparison.a],
-            "b": [_result_values(result) for result in comparison.b],
-            "accuracy": _values(comparison.accuracy),
-            "loss": _values(comparison.loss),
-            "calibration_error": _values(comparison.calibration_error),
-            "per_class": {name: _values(each) for name, each in comparison.per_class.items()},
-        }
-    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+        values |= {"kind": "seeds", **vars(comparison)}
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False, default=_values)
 
 
 FORMATS: dict[str, Callable[[Comparison], str]] = {"terminal": to_terminal, "json": to_json, "markdown": to_markdown}
@@ -78,31 +69,27 @@ def tables(comparison: Comparison) -> tuple[Table, Table]:
     """Return the table of all images, and that of accuracy by class."""
     if isinstance(comparison, NetworkComparison):
         pair, overall = comparison.pair, comparison.pair.overall
+        alone = f"{overall.only_a:,}", f"{overall.only_b:,}", f"{overall.only_b - overall.only_a:+,}"
         rows: Table = [
             ("", "A", "B", "B − A", "p"),
-            ("accuracy, %", *_shares(overall, 2), _p(overall.p)),
+            ("accuracy, %", *_estimates(overall, 2, 100), _p(overall.p)),
             ("loss", *_estimates(pair.loss, 4, 1), ""),
             ("calibration error, %", *_estimates(pair.calibration_error, 2, 100), ""),
-            (
-                "only this one is right",
-                *(f"{number:,}" for number in (overall.only_a, overall.only_b)),
-                f"{overall.only_b - overall.only_a:+,}",
-                "",
-            ),
+            ("only this one is right", *alone, ""),
         ]
         classes: Table = [("class, %", "A", "B", "B − A", "only A / B", "p (Holm)")]
         for name, each in pair.per_class.items():
-            classes.append((name, *_shares(each, 1), f"{each.only_a:,} / {each.only_b:,}", _p(each.p)))
-        return _with_minus_signs(rows), _with_minus_signs(classes)
-    seeds = ("1 seed" if len(group) == 1 else f"{len(group)} seeds" for group in (comparison.a, comparison.b))
-    rows = [
-        ("mean ± deviation", *(f"{name} ({number})" for name, number in zip("AB", seeds, strict=True)), "B − A", "p"),
-        _change_row("accuracy, %", comparison.accuracy, 2, 100),
-        _change_row("loss", comparison.loss, 4, 1),
-        _change_row("calibration error, %", comparison.calibration_error, 2, 100),
-    ]
-    classes = [("class, %", "A", "B", "B − A", "p (Holm)")]
-    classes += [_change_row(name, change, 1, 100) for name, change in comparison.per_class.items()]
+            classes.append((name, *_estimates(each, 1, 100), f"{each.only_a:,} / {each.only_b:,}", _p(each.p)))
+    else:
+        a, b = ("1 seed" if len(group) == 1 else f"{len(group)} seeds" for group in (comparison.a, comparison.b))
+        rows = [
+            ("mean ± deviation", f"A ({a})", f"B ({b})", "B − A", "p"),
+            _change_row("accuracy, %", comparison.accuracy, 2, 100),
+            _change_row("loss", comparison.loss, 4, 1),
+            _change_row("calibration error, %", comparison.calibration_error, 2, 100),
+        ]
+        classes = [("class, %", "A", "B", "B − A", "p (Holm)")]
+        classes += [_change_row(name, change, 1, 100) for name, change in comparison.per_class.items()]
     return _with_minus_signs(rows), _with_minus_signs(classes)
 
 
@@ -124,26 +111,25 @@ def _title(results: Predicted | Sequence[Predicted]) -> str:
     return f"{recipe}, seeds {named}"
 
 
-def _shares(accuracies: Accuracies, digits: int) -> tuple[str, ...]:
-    return _estimates((accuracies.a, accuracies.b, accuracies.difference), digits, 100)
-
-
-def _estimates(estimates: tuple[Estimate, Estimate, Estimate], digits: int, factor: float) -> tuple[str, ...]:
+def _estimates(each: Accuracies | Estimates, digits: int, factor: float) -> tuple[str, ...]:
     """Return the cells of A, B and their difference, which has a sign."""
-    return tuple(_estimate(each, digits, factor, sign) for each, sign in zip(estimates, ("", "", "+"), strict=True))
+    a, b = (_estimate(estimate, digits, factor, "") for estimate in (each.a, each.b))
+    return a, b, _estimate(each.difference, digits, factor)
 
 
-def _estimate(estimate: Estimate, digits: int, factor: float, sign: str) -> str:
-    value = f"{factor * estimate.value:{sign}.{digits}f}"
-    if estimate.low is None or estimate.high is None:
-        return value
-    return f"{value} ({factor * estimate.low:{sign}.{digits}f} to {factor * estimate.high:{sign}.{digits}f})"
+def _estimate(estimate: Estimate, digits: int, factor: float, sign: str = "+") -> str:
+    value, *bounds = (
+        f"{factor * number:{sign}.{digits}f}"
+        for number in (estimate.value, estimate.low, estimate.high)
+        if number is not None
+    )
+    return f"{value} ({' to '.join(bounds)})" if bounds else value
 
 
 def _change_row(name: str, change: Change, digits: int, factor: float) -> tuple[str, ...]:
     groups = (_group(group, digits, factor) for group in (change.a, change.b))
     p = "" if change.p is None else _p(change.p)
-    return name, *groups, _estimate(change.difference, digits, factor, "+"), p
+    return name, *groups, _estimate(change.difference, digits, factor), p
 
 
 def _group(group: Group, digits: int, factor: float) -> str:
@@ -169,15 +155,12 @@ def _tabulated(table: Table, style: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    for sign in "\\|*_<>`":
-        text = text.replace(sign, f"\\{sign}")
-    return text
+    return re.sub(r"[\\|*_<>`]", r"\\\g<0>", text)
 
 
-def _result_values(result: Predicted) -> dict[str, Any]:
-    return {"name": result.revision.name, "commit": result.revision.commit, "parameters": result.parameters}
-
-
-def _values(compared: Accuracies | Change) -> dict[str, Any]:
-    nested = {name: vars(getattr(compared, name)) for name in ("a", "b", "difference")}
-    return vars(compared) | nested | {"is_significant": compared.is_significant}
+def _values(value: Any) -> dict[str, Any]:
+    """Return what JSON writes for a part of a comparison."""
+    if isinstance(value, Predicted):
+        return {"name": value.revision.name, "commit": value.revision.commit, "parameters": value.parameters}
+    values: dict[str, Any] = vars(value)
+    return values | {"is_significant": value.is_significant} if isinstance(value, Accuracies | Change) else values

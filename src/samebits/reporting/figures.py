@@ -54,13 +54,13 @@ def training_curves(history: pd.DataFrame, path: Path, title: str) -> None:
         canvas.add_axes(page, MARGIN + side + panel * step, _FOOT, width, height) for panel in range(panels)
     )
     loss.set_title("Loss")
-    _curve(loss, rows, "train_loss", BLUE, "-", "training")
-    _curve(loss, rows.dropna(subset="validation_loss"), "validation_loss", VERMILLION, "--", "validation")
+    curve(loss, rows, "train_loss", BLUE, "-", "training")
+    curve(loss, rows.dropna(subset="validation_loss"), "validation_loss", VERMILLION, "--", "validation")
     loss.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     for axes in accuracy:
         values = validated["validation_accuracy"]
         axes.set_title(f"Validation accuracy: last {percent(values.iloc[-1])}, best {percent(values.max())}")
-        _curve(axes, validated, "validation_accuracy", VERMILLION, "--", "validation")
+        curve(axes, validated, "validation_accuracy", VERMILLION, "--", "validation")
         axes.yaxis.set_major_formatter(percent)
 
     first, last = int(rows["epoch"].min()), int(rows["epoch"].max())
@@ -68,8 +68,8 @@ def training_curves(history: pd.DataFrame, path: Path, title: str) -> None:
     space = max(0.03 * (end - start), 0.5)
     for axes in (loss, *accuracy):
         axes.grid(axis="y")
-        axes.set_xlim(start - space, end + space)
-        axes.set_xlabel("training step " + (f"(epoch {first})" if first == last else f"(epochs {first} to {last})"))
+        epochs = f"epoch {first}" if first == last else f"epochs {first} to {last}"
+        axes.set(xlim=(start - space, end + space), xlabel=f"training step ({epochs})")
         axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
         axes.xaxis.set_major_formatter(_COUNT)
     canvas.save(page, path)
@@ -112,9 +112,8 @@ def confusion_matrix(counts: NDArray[np.integer[Any]], class_names: Sequence[str
     axes.set_yticks(range(classes), names, fontsize=size)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_ylabel("true class")
+    axes.set(ylabel="true class", xlabel="predicted class")
     axes.yaxis.set_label_coords(-(longest + 0.2) / side, 0.5)
-    axes.set_xlabel("predicted class")
     axes.xaxis.set_label_coords(0.5, -(depth + 0.17) / side)
 
     size = min(9.0, 90 * cell / len(f"{counts.max()}"), 0.6 * cell * 72)  # a digit is 0.64 of its size wide
@@ -221,19 +220,16 @@ def reliability_diagram(
     upper.plot([0, 1], [0, 1], color=INK, linewidth=1.1, linestyle=_DASHES, label="ideal")
     upper.set_title(f"Expected calibration error: {percent(calibration_error)}", pad=26)
     upper.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, columnspacing=1.6)
-    upper.set_ylabel("accuracy")
-    upper.set_ylim(0, 1)
+    upper.set(ylabel="accuracy", ylim=(0, 1))
     upper.yaxis.set_major_formatter(percent)
     upper.tick_params(labelbottom=False)
     lower.bar(edges, counts[full], color=LINE, edgecolor="white", **bar)
-    lower.set_ylabel("images")
-    lower.set_xlabel("confidence (probability given to the predicted class)")
+    lower.set(ylabel="images", xlabel="confidence (probability given to the predicted class)")
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     lower.yaxis.set_major_formatter(_COUNT)
     lower.xaxis.set_major_formatter(percent)
     for axes in (upper, lower):
-        axes.set_xlim(0, 1)
-        axes.set_xticks(np.linspace(0, 1, 6))
+        axes.set(xlim=(0, 1), xticks=np.linspace(0, 1, 6))
         axes.grid(axis="y")
         axes.yaxis.set_label_coords(-0.6 / side, 0.5)
     canvas.save(page, path)
@@ -268,14 +264,20 @@ def per_class_accuracy(
     for row, value in enumerate(values):
         text = "no images" if np.isnan(value) else f"{value:.1%}"
         axes.text(1 + 0.09 / width, row, text, va="center_baseline", fontsize=size)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(classes - 0.5, -0.5)
+    axes.set(xlim=(0, 1), ylim=(classes - 0.5, -0.5), xlabel="accuracy")
     axes.set_yticks(range(classes), names, fontsize=size)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("accuracy")
     axes.xaxis.set_major_formatter(percent)
     axes.grid(axis="x")
     canvas.save(page, path)
+
+
+def curve(axes: Axes, rows: pd.DataFrame, column: str, colour: str, dashes: str, label: str) -> None:
+    """Draw a column by step, with a marker at each point if they are few; draw nothing without rows."""
+    if len(rows):
+        marker = "o" if len(rows) <= 40 else None
+        style: _Style = {"color": colour, "marker": marker, "markersize": 3.5, "linewidth": 1.6, "label": label}
+        axes.plot(rows["step"], rows[column], dashes, **style)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -286,11 +288,3 @@ def _require(condition: bool, message: str) -> None:
 def _require_shares(name: str, values: NDArray[np.float64] | float) -> None:
     inside = np.asarray((np.asarray(values) >= 0) & (np.asarray(values) <= 1))
     _require(bool(inside.all()), f"{name} is not in [0, 1]")
-
-
-def _curve(axes: Axes, rows: pd.DataFrame, column: str, colour: str, dashes: str, label: str) -> None:
-    """Draw a column by step, with a marker at each point if they are few; draw nothing without rows."""
-    if len(rows):
-        marker = "o" if len(rows) <= 40 else None
-        style: _Style = {"color": colour, "marker": marker, "markersize": 3.5, "linewidth": 1.6, "label": label}
-        axes.plot(rows["step"], rows[column], dashes, **style)

@@ -15,7 +15,7 @@ from samebits.comparison.predicted import Predicted
 from samebits.data import prepared
 from samebits.evaluation.metrics import summary
 from samebits.reporting import comparison_tables, lineage, page_charts, page_images
-from samebits.reporting.page_images import TestImages
+from samebits.reporting.page_images import Pixels
 from samebits.results import Result
 from samebits.training import history
 
@@ -101,11 +101,10 @@ def _sentence(result: Predicted, measured: dict[str, Any]) -> str:
     )
 
 
-def _test_images(result: Predicted) -> TestImages:
+def _test_images(result: Predicted) -> Pixels:
     with tempfile.TemporaryDirectory() as name:
-        _copy(result.revision, paths.split("test"), Path(name))
-        split = prepared.read_split(Path(name), "test")
-    return TestImages(split.images, result.description.normalization)
+        split = prepared.read_split(_copy(result.revision, paths.split("test"), Path(name)).parent, "test")
+    return lambda index: result.description.normalization.pixels(split.images[index : index + 1].numpy())[0]
 
 
 def _copy(revision: Result, path: str, folder: Path) -> Path:

@@ -2,26 +2,24 @@
 
 import io
 import re
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 import pandas
 from markupsafe import Markup
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from samebits.evaluation.metrics.summary import NUM_BINS, Calibration
-from samebits.reporting import canvas
+from samebits.reporting import canvas, figures
 from samebits.reporting.canvas import BLUE, GRID, INK, LINE, SKY, VERMILLION
 
 _SIZE = 5.0, 3.4  # inches: 360 points wide, so that a phone does not scale the text
 _FONT_SIZE = 11.0
 # The name of each colour in the page's style sheet.
 _VARIABLES = {INK: "ink", LINE: "line", GRID: "grid", BLUE: "blue", SKY: "sky", VERMILLION: "vermillion"}
-_SETTINGS: dict[Any, Any] = {
+_STYLE = canvas.STYLE | {
     "svg.fonttype": "none",
     "svg.hashsalt": "samebits",
     "font.size": _FONT_SIZE,
@@ -31,88 +29,71 @@ _SETTINGS: dict[Any, Any] = {
     "legend.fontsize": _FONT_SIZE,
     "figure.constrained_layout.use": True,
 }
+_page_style = matplotlib.style.context(["default", _STYLE])
 
 
+@_page_style
 def training_curves(history: pandas.DataFrame) -> Markup:
     """Draw the losses by training step, from the columns that `samebits.training.history` names."""
     rows = history.replace([np.inf, -np.inf], np.nan)
-
-    def draw(axes: Axes) -> None:
-        for name, colour, dashes in (("train", BLUE, "-"), ("validation", VERMILLION, "--")):
-            known = rows.dropna(subset=f"{name}_loss")
-            if len(known):
-                style: dict[str, Any] = {
-                    "color": colour,
-                    "marker": "o" if len(known) <= 40 else None,
-                    "markersize": 3.5,
-                }
-                label = "training" if name == "train" else name
-                axes.plot(known["step"], known[f"{name}_loss"], dashes, label=label, **style)
-        axes.set_xlabel("training step")
-        axes.set_ylabel("loss")
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.grid(axis="y")
-        if axes.lines:
-            axes.legend()
-
     losses = rows.dropna(subset="train_loss")
-    told = "Training loss: nothing finite was reported."
-    if len(losses):
-        first, last = losses.iloc[0], losses.iloc[-1]
-        told = (
-            f"Training loss by step: {first['train_loss']:.3f} at step {first['step']:,.0f}, "
-            f"{last['train_loss']:.3f} at step {last['step']:,.0f}."
-        )
-    return _svg(draw, told)
+    page = Figure(figsize=_SIZE)
+    axes = page.add_subplot()
+    figures.curve(axes, losses, "train_loss", BLUE, "-", "training")
+    figures.curve(axes, rows.dropna(subset="validation_loss"), "validation_loss", VERMILLION, "--", "validation")
+    axes.set(xlabel="training step", ylabel="loss")
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(axis="y")
+    if axes.lines:
+        axes.legend()
+    if losses.empty:
+        return _svg(page, "Training loss: nothing finite was reported.")
+    ends = (f"{row['train_loss']:.3f} at step {row['step']:,.0f}" for row in (losses.iloc[0], losses.iloc[-1]))
+    return _svg(page, f"Training loss by step: {', '.join(ends)}.")
 
 
+@_page_style
 def reliability_diagram(calibration: Calibration) -> Markup:
     """Draw accuracy by confidence against the ideal."""
     full = calibration.count > 0
     edges = np.arange(NUM_BINS)[full] / NUM_BINS
     accuracy, confidence = calibration.accuracy[full], calibration.confidence[full]
-
-    def draw(axes: Axes) -> None:
-        axes.bar(edges, accuracy, 1 / NUM_BINS, align="edge", color=SKY, edgecolor=INK, linewidth=0.6, label="accuracy")
-        axes.plot(confidence, accuracy, "o", color=BLUE, markersize=3.5, label="mean of its bin")
-        axes.plot([0, 1], [0, 1], color=INK, linewidth=1.1, linestyle=(0, (4, 3)), label="ideal")
-        axes.set_xlabel("confidence")
-        axes.set_ylabel("accuracy")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(canvas.percent)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
-        axes.legend(loc="upper left")
-
-    excess = (confidence * calibration.count[full] - accuracy * calibration.count[full]).sum()
-    direction = "more sure than right" if excess > 0 else "less sure than right"
-    error = f"{100 * calibration.error:.1f} %"
-    return _svg(draw, f"Accuracy by confidence. Expected calibration error {error}; on the whole {direction}.")
+    page = Figure(figsize=_SIZE)
+    axes = page.add_subplot()
+    axes.bar(edges, accuracy, 1 / NUM_BINS, align="edge", color=SKY, edgecolor=INK, linewidth=0.6, label="accuracy")
+    axes.plot(confidence, accuracy, "o", color=BLUE, markersize=3.5, label="mean of its bin")
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=1.1, linestyle=(0, (4, 3)), label="ideal")
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    axes.xaxis.set_major_formatter(canvas.percent)
+    axes.yaxis.set_major_formatter(canvas.percent)
+    axes.legend(loc="upper left")
+    direction = "more" if ((confidence - accuracy) * calibration.count[full]).sum() > 0 else "less"
+    told = f"Expected calibration error {100 * calibration.error:.1f} %; on the whole {direction} sure than right"
+    return _svg(page, f"Accuracy by confidence. {told}.")
 
 
+@_page_style
 def seeds(a: Sequence[float], b: Sequence[float]) -> Markup:
     """Draw the accuracy of each training of two groups, and each group's mean."""
-
-    def draw(axes: Axes) -> None:
-        for row, (values, colour, marker) in enumerate(((a, BLUE, "o"), (b, VERMILLION, "D"))):
-            axes.plot(values, np.full(len(values), row), marker, color=colour, alpha=0.8)
-            axes.plot([np.mean(values)] * 2, [row - 0.25, row + 0.25], color=INK, linewidth=1.6)
-        axes.set_yticks([0, 1], ["A", "B"])
-        axes.set_ylim(1.6, -0.6)
-        axes.xaxis.set_major_formatter(canvas.percent)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.set_xlabel("accuracy of each training, and the mean")
-        axes.grid(axis="x")
-
+    page = Figure(figsize=_SIZE)
+    axes = page.add_subplot()
+    for row, (values, colour, marker) in enumerate(((a, BLUE, "o"), (b, VERMILLION, "D"))):
+        axes.plot(values, np.full(len(values), row), marker, color=colour, alpha=0.8)
+        axes.plot([np.mean(values)] * 2, [row - 0.25, row + 0.25], color=INK, linewidth=1.6)
+    axes.set_yticks([0, 1], ["A", "B"])
+    axes.set(ylim=(1.6, -0.6), xlabel="accuracy of each training, and the mean")
+    axes.xaxis.set_major_formatter(canvas.percent)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.grid(axis="x")
     groups = (f"{name}: {', '.join(f'{100 * value:.2f} %' for value in each)}" for name, each in (("A", a), ("B", b)))
-    return _svg(draw, f"Accuracy of each training. {'. '.join(groups)}.")
+    return _svg(page, f"Accuracy of each training. {'. '.join(groups)}.")
 
 
-def _svg(draw: Callable[[Axes], None], told: str) -> Markup:
-    """Return what `draw` draws as SVG that leaves size, font and colours to the page; `told` describes it in words."""
+def _svg(page: Figure, told: str) -> Markup:
+    """Return the drawing as SVG that leaves size, font and colours to the page; `told` describes it in words."""
     target = io.StringIO()
-    _save(draw, target)
+    page.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = target.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
@@ -121,11 +102,3 @@ def _svg(draw: Callable[[Axes], None], told: str) -> Markup:
         text = re.sub(colour, f"var(--{name})", text, flags=re.IGNORECASE)
     label = Markup('<svg role="img" aria-label="{}" ').format(told)
     return Markup(text.replace("<svg ", label, 1))
-
-
-@canvas.fixed_style
-def _save(draw: Callable[[Axes], None], target: io.StringIO) -> None:
-    with matplotlib.rc_context(_SETTINGS):
-        page = Figure(figsize=_SIZE)
-        draw(page.add_subplot())
-        page.savefig(target, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

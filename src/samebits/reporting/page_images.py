@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samebits.checkpoint import Checkpoint
-from samebits.data.normalization import Normalization
 from samebits.evaluation.predictions import Predictions
 
 NUM_EXAMPLES = 24
@@ -33,57 +32,44 @@ class Picture:
     is_right: bool | None = None
 
 
-@dataclass(frozen=True)
-class TestImages:
-    """Normalized test images, float16 (N, channels, height, width)."""
-
-    images: torch.Tensor
-    normalization: Normalization
-
-    def pixels(self, index: int) -> NDArray[np.uint8]:
-        """Return image `index` as before normalization, uint8 (height, width, channels)."""
-        image: NDArray[np.uint8] = self.normalization.pixels(self.images[index : index + 1].numpy())[0]
-        return image
+# Gives the test image of an index, uint8 (height, width, channels).
+Pixels = Callable[[int], NDArray[np.uint8]]
 
 
-def labelled(images: TestImages, table: Predictions, indices: Sequence[int] | NDArray[np.int64]) -> list[Picture]:
+def labelled(pixels: Pixels, table: Predictions, indices: Iterable[int]) -> list[Picture]:
     """Show test images with true and predicted class."""
     pictures = []
-    for index in map(int, indices):
+    for index in indices:
         true, guess = (table.class_names[each[index]] for each in (table.labels, table.predicted))
         sure = f"{100 * table.probabilities[index].max():.0f} %"
         is_right = bool(table.is_right[index])
         told = f"Test image {index}: {true}, taken for {guess} ({sure} sure)"
         caption = f"{true} {sure}" if is_right else f"{true}, taken for {guess} {sure}"
-        pictures.append(Picture(_uri(images.pixels(index)), told, caption, is_right))
+        pictures.append(Picture(_uri(pixels(index)), told, caption, is_right))
     return pictures
 
 
-def flipped(images: TestImages, a: Predictions, b: Predictions, indices: NDArray[np.int64]) -> list[Picture]:
+def flipped(pixels: Pixels, a: Predictions, b: Predictions, indices: NDArray[np.int64]) -> list[Picture]:
     """Show those of the test images `indices` that B is surest of, with the predictions of A and B."""
-    confidence = b.probabilities[indices].max(axis=1)
     pictures = []
-    for index in indices[np.argsort(-confidence, kind="stable")][:NUM_FLIPPED]:
+    for index in b.surest_first(indices)[:NUM_FLIPPED]:
         true, before, after = (b.class_names[each[index]] for each in (b.labels, a.predicted, b.predicted))
         told = f"Test image {index}, {true}: A says {before}, B says {after}"
         caption = f"{true}: {before} → {after}"
-        pictures.append(Picture(_uri(images.pixels(int(index))), told, caption, bool(b.is_right[index])))
+        pictures.append(Picture(_uri(pixels(index)), told, caption, bool(b.is_right[index])))
     return pictures
 
 
-def mistakes(images: TestImages, table: Predictions) -> dict[str, list[Picture]]:
+def mistakes(pixels: Pixels, table: Predictions) -> dict[str, list[Picture]]:
     """Show the most confident mistakes of each class that has any, the most confident first."""
-    confidence, wrong = table.probabilities.max(axis=1), ~table.is_right
     number = min(max(_MAX_MISTAKES // len(table.class_names), 1), _MAX_MISTAKES_PER_CLASS)
-    counts = {position: int((wrong & (table.labels == position)).sum()) for position in range(len(table.class_names))}
-    worst = sorted(counts, key=lambda position: -counts[position])[: _MAX_MISTAKES // number]
-    shown = {}
-    for position in sorted(worst):
-        indices = np.flatnonzero(wrong & (table.labels == position))
-        if len(indices):
-            chosen = indices[np.argsort(-confidence[indices], kind="stable")][:number]
-            shown[table.class_names[position]] = labelled(images, table, chosen)
-    return shown
+    wrong = [np.flatnonzero(~table.is_right & (table.labels == label)) for label in range(len(table.class_names))]
+    worst = sorted(range(len(wrong)), key=lambda label: -len(wrong[label]))[: _MAX_MISTAKES // number]
+    return {
+        table.class_names[label]: labelled(pixels, table, table.surest_first(wrong[label])[:number])
+        for label in sorted(worst)
+        if len(wrong[label])
+    }
 
 
 def least_sure(table: Predictions) -> NDArray[np.int64]:
