@@ -1,9 +1,10 @@
 """A real git and DVC repository for each test that wants one: this project's own files, with tiny embedded data."""
 
+from samebits import portability
+
+portability.hold()  # before torch is imported: what tests compute is the same on every x86-64 processor with AVX2
+
 import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported, as samebits itself sets it
-
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,15 @@ from tests import warm_start
 
 PROJECT = Path(__file__).resolve().parents[1]
 # What a run of the tests inside another stage or with the user's own server must not leak into them.
-FOREIGN = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_TRACKING_URI", "SAMEBITS_DATA")
+FOREIGN = (
+    "DVC_ROOT",
+    "DVC_STAGE",
+    "DVC_EXP_NAME",
+    "DVC_EXP_BASELINE_REV",
+    "MLFLOW_TRACKING_URI",
+    "SAMEBITS_DATA",
+    *portability.SETTINGS,
+)
 WARM = "SAMEBITS_WARM_PROGRAMS"
 IDENTITY = {f"GIT_{who}_{what}": "tests@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
@@ -50,7 +59,8 @@ json.dump({"score": sum(open("out.bin", "rb").read(100))}, open("metrics.json", 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):  # once for all processes of the tests
+    # Once for all processes of the tests; by Linux's means.
+    if sys.platform == "linux" and not hasattr(config, "workerinput"):
         stack = ExitStack()
         config.add_cleanup(stack.close)
         folder = stack.enter_context(TemporaryDirectory(prefix="samebits-tests-"))
@@ -64,20 +74,18 @@ class Repository:
     root: Path
 
     def run(self, *command: str, ok: bool = True, **environment: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command in it; by default it has to succeed. Python's programs start warm: see warm_start."""
-        values = self.environment() | environment
-        if programs := os.environ.get(WARM):
-            values |= {"PATH": f"{programs}{os.pathsep}{values['PATH']}"}
+        """Run a command in it; by default it has to succeed."""
+        values = self.warm_environment() | environment
         done = subprocess.run(command, cwd=self.root, env=values, capture_output=True, text=True)
         assert not ok or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def start(self, *command: str) -> "subprocess.Popen[str]":
+    def start(self, *command: str, is_warm: bool = False) -> "subprocess.Popen[str]":
         """Start a command in a process group of its own; its output is text on one pipe."""
         return subprocess.Popen(
             command,
             cwd=self.root,
-            env=self.environment(),
+            env=self.warm_environment() if is_warm else self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -89,6 +97,11 @@ class Repository:
         """Return the environment of a user: nothing of the process that runs the tests, its Python first."""
         values = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         return values | IDENTITY | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+    def warm_environment(self) -> dict[str, str]:
+        """Return the same, with programs that start warm: see warm_start."""
+        values = self.environment()
+        return values | {"PATH": os.pathsep.join(filter(None, (os.environ.get(WARM), values["PATH"])))}
 
     def repro(self, *arguments: str) -> list[str]:
         """Run `dvc repro`; give the names of the stages that really ran."""
@@ -288,15 +301,7 @@ def quick(quick_template: Path, tmp_path: Path) -> Repository:
 @pytest.fixture
 def cold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each program of a test load its libraries itself: for tests about processes and imports."""
-    monkeypatch.delenv(WARM)
-
-
-@pytest.fixture
-def untracked(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Let the stages of a test run without MLflow, whose import is half of their work; each says so in a warning."""
-    folder = tmp_path_factory.mktemp("untracked")
-    (folder / "mlflow.py").write_text('raise ImportError("this test does without MLflow")\n')
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.delenv(WARM, raising=False)
 
 
 def _copy(template: Path, folder: Path) -> Repository:

@@ -199,7 +199,6 @@ def use_folder(repository: Repository, path: str) -> None:
     repository.edit(lambda values: values["data"].update(source="folder", path=path, image_size=20))
 
 
-@pytest.mark.usefixtures("untracked")
 def test_an_absolute_path_is_a_dependency(fresh: Repository, tmp_path: Path) -> None:
     images = tmp_path / "images"
     fill(images)
@@ -219,7 +218,6 @@ def test_an_absolute_path_is_a_dependency(fresh: Repository, tmp_path: Path) -> 
     assert fresh.repro("--dry", "prepare") == ["prepare"]
 
 
-@pytest.mark.usefixtures("untracked")
 def test_a_folder_tracked_by_dvc_works_in_temporary_experiments(fresh: Repository) -> None:
     fill(fresh.root / "data/images")
     use_folder(fresh, "data/images")
@@ -231,7 +229,6 @@ def test_a_folder_tracked_by_dvc_works_in_temporary_experiments(fresh: Repositor
     assert described.returncode == 0 and '"ant"' in (fresh.root / "own.json").read_text()
 
 
-@pytest.mark.usefixtures("untracked")
 def test_every_file_that_prepare_opens_is_declared(fresh: Repository, tmp_path: Path) -> None:
     fill(tmp_path / "images", each=50)  # enough for several processes
     use_folder(fresh, str(tmp_path / "images"))

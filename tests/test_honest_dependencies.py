@@ -101,7 +101,6 @@ def undeclared(stage: str, definition: dict, files: set[str]) -> set[str]:
     }
 
 
-@pytest.mark.usefixtures("untracked")
 @pytest.mark.parametrize("recipe", ["lab", "linear"])
 def test_every_file_that_a_stage_opens_is_declared(recipe: str, done: Repository, tmp_path: Path) -> None:
     stages = definitions(done, recipe)

@@ -59,7 +59,7 @@ def while_it_trains(
     repository: Repository, *edits: Callable[[], object], command: tuple[str, ...] = ()
 ) -> tuple[int, str]:
     """Run the training, and make each edit after another line of losses; return exit code and output."""
-    process = repository.start(*(command or ("dvc", "repro", "train")))
+    process = repository.start(*(command or ("dvc", "repro", "train")), is_warm=True)
     assert process.stdout is not None
     lines, left = [], list(edits)
     for line in process.stdout:
@@ -128,7 +128,6 @@ def test_an_edit_that_is_undone_afterwards_costs_no_step(longer: Repository) -> 
     assert not list((longer.root / ".samebits/resume").glob("*/*.point"))
 
 
-@pytest.mark.usefixtures("untracked")
 def test_an_edit_that_is_undone_in_time_is_none(longer: Repository) -> None:
     before = (longer.root / "params.yaml").read_bytes()
     undo = (longer.root / "params.yaml").write_bytes
@@ -157,7 +156,6 @@ def test_what_does_not_concern_a_training_is_edited_freely(longer: Repository) -
     assert run.data.tags["samebits.commit"] == code_before
 
 
-@pytest.mark.usefixtures("untracked")
 @pytest.mark.parametrize("what", ["checkout", "prepared data"])
 def test_git_and_data_are_watched_too(longer: Repository, what: str) -> None:
     longer.run("git", "checkout", "--quiet", "-b", "other")
@@ -278,7 +276,6 @@ GAPS = {
 }
 
 
-@pytest.mark.usefixtures("untracked")
 @pytest.mark.parametrize("stage", GAPS)
 def test_an_edit_between_the_end_of_a_stage_and_its_record_is_taken_back(
     stage: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -293,7 +290,6 @@ def test_an_edit_between_the_end_of_a_stage_and_its_record_is_taken_back(
     assert "identical" in repository.run("samebits", "verify", "--stage", stage).stdout
 
 
-@pytest.mark.usefixtures("untracked")
 def test_an_output_that_is_edited_before_it_is_recorded_is_taken_back(prepared: Repository, tmp_path: Path) -> None:
     history = prepared.root / "data/model/history.csv"
     output = in_the_gap(
@@ -317,7 +313,6 @@ def test_a_git_that_fails_costs_a_warning_and_no_false_origin(prepared: Reposito
     assert run.data.tags["samebits.dirty"] == "true" and "samebits.commit" not in run.data.tags
 
 
-@pytest.mark.usefixtures("untracked")
 def test_compiled_code_of_an_earlier_version_is_not_run(done: Repository) -> None:
     """Python takes it for the present one if both have one size and were written in the same second."""
     path = done.root / CODE
@@ -347,7 +342,6 @@ def test_a_folder_of_code_is_known_by_the_hash_that_dvc_gives_it(done: Repositor
     assert run is None or run.data.tags["samebits.dirty"] == "false"
 
 
-@pytest.mark.usefixtures("untracked")
 def test_images_of_a_folder_that_change_while_they_are_prepared_are_not_recorded(fresh: Repository) -> None:
     from PIL import Image
 
@@ -431,7 +425,6 @@ def test_a_folder_of_links_is_a_dependency_on_the_files_that_they_lead_to(linked
     assert "train" in linked.repro("--dry")
 
 
-@pytest.mark.usefixtures("untracked")
 def test_a_part_that_the_stage_does_not_depend_on_is_refused_with_the_command_that_links_it(linked: Repository) -> None:
     linked.run("dvc", "repro", "prepare")
     link = link_to_network(linked)
@@ -450,21 +443,21 @@ def test_a_part_that_the_stage_does_not_depend_on_is_refused_with_the_command_th
     assert linked.repro("train") == ["train"]
 
 
-@pytest.mark.usefixtures("untracked")
+def edit_behind(link: Path, linked: Repository, what: str) -> None:
+    """Let a link lead to another network, or change the file that it leads to."""
+    if what == "link":
+        link.unlink()
+        link.symlink_to("../../../src/samebits/models/linear.py")
+    else:
+        (linked.root / NETWORK).write_text((linked.root / NETWORK).read_text() + "EDITED = 1\n")
+
+
 @pytest.mark.parametrize("what", ["link", "file"])
 def test_an_edit_behind_a_link_while_a_training_runs_is_not_recorded(linked: Repository, what: str) -> None:
     linked.edit(lengthen)
     linked.commit("longer")
     link = link_to_network(linked)
-
-    def edit() -> None:
-        if what == "link":
-            link.unlink()
-            link.symlink_to("../../../src/samebits/models/linear.py")
-        else:
-            (linked.root / NETWORK).write_text((linked.root / NETWORK).read_text() + "EDITED = 1\n")
-
-    code, output = while_it_trains(linked, edit)
+    code, output = while_it_trains(linked, lambda: edit_behind(link, linked, what))
     assert code != 0 and "train" not in stages_recorded(linked)
     (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
     path = link.relative_to(linked.root)
@@ -476,18 +469,9 @@ def test_an_edit_behind_a_link_while_a_training_runs_is_not_recorded(linked: Rep
     assert "going on after step 2,000 of 2,000" in linked.run("dvc", "repro", "train").stdout
 
 
-@pytest.mark.usefixtures("untracked")
 @pytest.mark.parametrize("what", ["link", "file"])
 def test_an_edit_behind_a_link_before_the_record_is_taken_back(linked: Repository, tmp_path: Path, what: str) -> None:
     link = link_to_network(linked)
-
-    def edit() -> None:
-        if what == "link":
-            link.unlink()
-            link.symlink_to("../../../src/samebits/models/linear.py")
-        else:
-            (linked.root / NETWORK).write_text((linked.root / NETWORK).read_text() + "EDITED = 1\n")
-
-    output = in_the_gap(linked, tmp_path / "slow", "train", edit)
+    output = in_the_gap(linked, tmp_path / "slow", "train", lambda: edit_behind(link, linked, what))
     folder = link.parent.relative_to(linked.root)
     assert re.search(rf"error: {folder} \w{{7}} → \w{{7}} just when train had ended, .*the record is removed", output)

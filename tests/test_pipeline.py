@@ -33,7 +33,6 @@ def test_a_second_run_changes_nothing(done: Repository) -> None:
     assert done.status() == ""
 
 
-@pytest.mark.usefixtures("untracked")
 def test_another_folder_gives_the_same_bits(done: Repository, tmp_path: Path) -> None:
     clone = Repository(tmp_path / "another" / "folder")
     done.run("git", "clone", "--quiet", str(done.root), str(clone.root))
@@ -43,7 +42,6 @@ def test_another_folder_gives_the_same_bits(done: Repository, tmp_path: Path) ->
     assert clone.status() == ""
 
 
-@pytest.mark.usefixtures("untracked")
 def test_an_evaluation_setting_does_not_train_again(done: Repository) -> None:
     done.edit(lambda values: values["recipes"]["lab"]["evaluate"].update(num_pictures=3))
     assert done.repro() == ["evaluate"]
@@ -54,7 +52,6 @@ def test_another_recipe_makes_nothing_stale(done: Repository) -> None:
     assert done.repro() == []
 
 
-@pytest.mark.usefixtures("untracked")
 def test_another_recipe_trains_and_what_was_trained_before_comes_back(done: Repository) -> None:
     weights = outputs(done)["data/model/checkpoint.safetensors"]
     done.edit(lambda values: values.update(recipe="linear"))
@@ -65,7 +62,6 @@ def test_another_recipe_trains_and_what_was_trained_before_comes_back(done: Repo
     assert outputs(done)["data/model/checkpoint.safetensors"] == weights
 
 
-@pytest.mark.usefixtures("untracked")
 def test_code_that_a_stage_runs_makes_it_stale(done: Repository) -> None:
     loop = done.root / "src/samebits/training/loop.py"
     loop.write_text(loop.read_text() + "# changed\n")
@@ -73,7 +69,6 @@ def test_code_that_a_stage_runs_makes_it_stale(done: Repository) -> None:
     assert done.status().split() == ["M", "dvc.lock", "M", "src/samebits/training/loop.py"]
 
 
-@pytest.mark.usefixtures("untracked")
 def test_other_data_is_prepared_and_validation_images_are_measured_at_the_end_of_each_epoch(done: Repository) -> None:
     done.edit(lambda values: values["data"].update(num_validation=50, normalization="half"))
     assert done.repro() == ALL
@@ -83,7 +78,6 @@ def test_other_data_is_prepared_and_validation_images_are_measured_at_the_end_of
     assert [row.split(",")[:2] for row in rows[1:]] == [["50", "1"], ["88", "1"]]
 
 
-@pytest.mark.usefixtures("untracked")
 def test_a_diverging_training_stops_with_one_line_and_leaves_the_result_alone(done: Repository) -> None:
     done.edit(lambda values: values["recipes"]["lab"]["train"]["optimizer"].update(learning_rate=1e12))
     failed = done.run("dvc", "repro", ok=False)
@@ -124,7 +118,6 @@ def test_nothing_of_the_host_or_the_run_is_in_an_output(done: Repository) -> Non
             assert not forbidden.search(content.decode()), name
 
 
-@pytest.mark.usefixtures("untracked")
 def test_edit_reproduce_and_compare(done: Repository) -> None:
     before = json.loads((done.root / "metrics/evaluate.json").read_text())["accuracy"]
     done.edit(lambda values: values["recipes"]["lab"]["train"]["optimizer"].update(learning_rate=0.02))
@@ -140,7 +133,6 @@ def test_edit_reproduce_and_compare(done: Repository) -> None:
     assert row_of(done.run("dvc", "metrics", "diff", "HEAD~1", "HEAD").stdout, "accuracy") == row
 
 
-@pytest.mark.usefixtures("untracked")
 def test_experiments_are_run_shown_and_compared(done: Repository) -> None:
     run = done.run("dvc", "exp", "run", "--name", "fast", "-S", "recipes.lab.train.optimizer.learning_rate=0.02")
     assert stages_run(run.stdout) == ["train", "evaluate"]

@@ -75,7 +75,6 @@ def the_line(done: "subprocess.CompletedProcess[str]") -> str:
     return line
 
 
-@pytest.mark.usefixtures("untracked")
 def test_nobody_who_pulls_trains_again(known: Repository, tmp_path: Path) -> None:
     remote = remotes.folder(tmp_path / "team")
     remote.add_to(known)
@@ -145,7 +144,7 @@ def test_two_people_share_at_once_and_nothing_is_lost(quick: Repository, tmp_pat
     remote.add_to(quick)
     second = Repository(tmp_path / "second")
     shutil.copytree(quick.root, second.root, symlinks=True)
-    both = [repository.start("samebits", "share") for repository in (quick, second, quick)]
+    both = [repository.start("samebits", "share", is_warm=True) for repository in (quick, second, quick)]
     for process in both:
         assert process.wait(timeout=120) == 0
     assert " 0 to send" in share(quick).stdout

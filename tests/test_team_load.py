@@ -33,13 +33,13 @@ def test_all_that_two_clones_share_at_once_is_restored_from_a_third(
             made[seed] = (repository.root / "out.bin").read_bytes()
     draw = random.Random(0)
     for _ in range(3):  # both at once, each killed at some moment
-        processes = [repository.start("samebits", "share") for repository in both]
+        processes = [repository.start("samebits", "share", is_warm=True) for repository in both]
         time.sleep(draw.uniform(0.5, 3))
         for process in processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    processes = [repository.start("samebits", "share") for repository in both]
+    processes = [repository.start("samebits", "share", is_warm=True) for repository in both]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
 
     third = clone(quick, "third")
@@ -77,7 +77,7 @@ def test_a_queue_with_two_workers_loses_and_doubles_nothing(done: Repository, nu
 
 def start_workers(repository: Repository) -> None:
     """Start two workers, without waiting for them to close the pipe that they inherit."""
-    assert repository.start("dvc", "queue", "start", "--jobs", "2").wait() == 0
+    assert repository.start("dvc", "queue", "start", "--jobs", "2", is_warm=True).wait() == 0
 
 
 def require_runs(repository: Repository, names: list[str]) -> None:

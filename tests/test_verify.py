@@ -129,7 +129,6 @@ def test_an_older_revision_runs_its_own_code_and_gives_its_bits(done: Repository
     assert not (tmp_path / "foreign.db").exists()
 
 
-@pytest.mark.usefixtures("untracked")
 def test_a_record_of_other_code_is_said_to_be_so_before_anything_runs(done: Repository) -> None:
     break_training(done)
     metrics = done.root / "metrics/evaluate.json"
@@ -151,10 +150,10 @@ def test_a_record_of_other_code_is_said_to_be_so_before_anything_runs(done: Repo
     assert result.errors[-1].startswith("error: HEAD (") and "could not be run" in result.errors[-1]
 
 
-@pytest.mark.usefixtures("untracked")
 def test_parameters_committed_without_their_result_are_named_with_what_they_change(done: Repository) -> None:
     recorded = (done.root / HISTORY).read_text().splitlines()[1].split(",")[2]
     done.edit(lambda values: values.update(seed=1))
+    done.edit(lambda values: values["recipes"]["lab"].update(determinism="exact"))
     done.edit(lambda values: values["recipes"]["lab"]["train"].update(num_threads=2))
     done.commit("not run")
     result = verify(
@@ -164,20 +163,21 @@ def test_parameters_committed_without_their_result_are_named_with_what_they_chan
     before = result.out.partition("Running stage")[0]
     assert "  seed in params.yaml (train)\n" in before
     assert "  recipes.lab.train in params.yaml (train)\n" in before
+    assert "  recipes.lab.determinism in params.yaml (train)\n" in before
     assert result.verdict("data/prepared/train.safetensors") == "identical"
     assert result.verdict(CHECKPOINT) == result.verdict(HISTORY) == "different"
     assert result.line("first difference:") == f"{CHECKPOINT} of train"
     assert f"step 50: train_loss {recorded} → " in result.line(f"{HISTORY}:")
-    assert result.line("machine:") == "num_threads 1 → 2"
+    machine = result.line("machine:")
+    assert machine.startswith("num_threads 1 → 2; processor portable → ") and "python None → " in machine
     assert result.line("different:").startswith("2 of 8 outputs of HEAD (")
 
 
-@pytest.mark.usefixtures("untracked")
 def test_a_record_that_does_not_come_out_is_named_from_its_first_output(done: Repository) -> None:
     rows = (done.root / HISTORY).read_text()
     other = rows.splitlines()[2].split(",")[2]
     environment = json.loads((done.root / KINDS[0]).read_text())
-    environment["processor"]["model"] = "Imaginary 9000"
+    environment["processor"] = "Imaginary 9000"
     record(
         done,
         {
@@ -194,7 +194,7 @@ def test_a_record_that_does_not_come_out_is_named_from_its_first_output(done: Re
     assert result.verdict(KINDS[0]) == "other machine, does not count"
     assert result.line("first difference:") == f"{CHECKPOINT} of train"
     assert "step 100: train_loss" in result.line(f"{HISTORY}:") and "(+0.5)" in result.line(f"{HISTORY}:")
-    assert "processor.model Imaginary 9000 → " in result.line("machine:")
+    assert "processor Imaginary 9000 → portable" in result.line("machine:")
     assert "metrics/evaluate.json" not in result.out  # evaluate was not run
     assert result.line("different:").startswith("2 of 8 outputs of HEAD (")
 
@@ -292,7 +292,6 @@ def test_a_metrics_file_that_was_edited_by_hand_counts(before: Repository) -> No
     assert lines[-1].splitlines()[2].split() == ["accuracy", "0.99", "0.25"]  # recorded, got
 
 
-@pytest.mark.usefixtures("untracked")
 def test_raw_data_is_taken_from_the_workspace(done: Repository) -> None:
     done.edit(lambda values: values["data"].update(source="cifar10"))
     done.commit("on the real data")
@@ -386,7 +385,6 @@ def test_code_behind_tracked_links_is_what_the_stage_depends_on(quick: Repositor
     assert failed.returncode == 1 and "(work: recipes/lab/train)" in failed.stderr
 
 
-@pytest.mark.usefixtures("untracked")
 @pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_verification_leaves_no_clone_and_no_process(
     done: Repository, tmp_path: Path, told: signal.Signals

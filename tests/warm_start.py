@@ -6,6 +6,7 @@ the same code in a process of its own, with its own arguments, environment, fold
 """
 
 import atexit
+import ctypes
 import gc
 import os
 import runpy
@@ -14,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from ast import literal_eval
 from collections.abc import Iterator
@@ -21,49 +23,27 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+PR_SET_PDEATHSIG = 1  # from Linux's prctl.h: a signal at the end of the parent
 PROGRAMS = ("python", "dvc", "samebits")
-LIBRARIES = (
-    *(
-        "alembic.command",
-        "click",
-        "filelock",
-        "jinja2",
-        "joblib.externals.loky",
-        "matplotlib.figure",
-        "numpy",
-        "pandas",
-    ),
-    *(
-        "PIL.Image",
-        "psutil",
-        "pydantic",
-        "ruamel.yaml",
-        "safetensors.torch",
-        "scipy.stats",
-        "sqlalchemy.orm",
-        "torch",
-        "tqdm",
-    ),
-    *(
-        "mlflow",
-        "mlflow.store.tracking.sqlalchemy_store",
-        "mlflow.store.artifact.local_artifact_repo",
-        "mlflow.tracking",
-    ),
-    *("dvc.cli", "dvc.cli.parser", "dvc.repo", "dvc.repo.reproduce", "dvc.repo.experiments.queue.workspace", "dvc.api"),
-    *("dvc.dependency", "dvc.output", "dvc.stage.cache", "dvc.scm", "dvc.lock", "dvc.rwlock", "dvc_data.index"),
-)
+LIBRARIES = """
+alembic.command click filelock jinja2 joblib.externals.loky matplotlib.figure numpy pandas PIL.Image psutil pydantic ruamel.yaml
+safetensors.torch scipy.stats sqlalchemy.orm torch tqdm
+mlflow mlflow.store.artifact.local_artifact_repo mlflow.store.tracking.sqlalchemy_store mlflow.tracking
+dvc.api dvc.cli.parser dvc.dependency dvc.lock dvc.output dvc.repo.experiments.queue.workspace dvc.repo.reproduce dvc.rwlock
+dvc.scm dvc.stage.cache dvc_data.index
+"""
 # What a library reads when it is loaded: a process that wants another value loads it itself.
-READ_AT_START = ("ATEN_", "GLIBC_", "KMP_", "LANG", "LC_", "LD_", "MALLOC_", "MKL_", "MPL", "OMP_", "ONEDNN_", "PYTHON")
+HELD = ("ATEN_", "MKL_", "NPY_", "ONEDNN_")  # as the stages of most tests set it for themselves
+READ_AT_START = (*HELD, "GLIBC_", "KMP_", "LANG", "LC_", "LD_", "MALLOC_", "MPL", "OMP_", "PYTHON")
 CLIENT = """\
 #!{python} -IS
 import os, signal, socket, sys
 program, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
 server = socket.socket(socket.AF_UNIX)
 try:
-    server.connect({address!r})
+    server.connect(os.environ.get("WARM_START", {address!r}))
 except OSError:  # another user, or another root folder
     os.execv(path := os.path.join({programs!r}, program), [path, *arguments])
 request = repr((program, arguments, os.getcwd(), dict(os.environ))).encode()
@@ -74,7 +54,8 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 ended = server.recv(4)
 code = int.from_bytes(ended, "big", signed=True) if ended else 1
 if code < 0:
-    signal.signal(-code, signal.SIG_DFL)
+    if -code != signal.SIGKILL:
+        signal.signal(-code, signal.SIG_DFL)
     os.kill(os.getpid(), -code)
 os._exit(code)
 """
@@ -98,14 +79,45 @@ def server(folder: Path) -> Iterator[Path]:
         process.wait()
 
 
-def serve(address: Path) -> tuple[str, list[str], str, dict[str, str], list[int]] | None:
-    """Answer requests. Return None at the end, and in each forked process what it is asked to run."""
-    selector = selectors.DefaultSelector()
+def listen(address: Path) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX)
-    partial = address.with_suffix(".new")
-    listening.bind(str(partial))
+    listening.bind(str(address))
     listening.listen(64)
-    partial.rename(address)
+    return listening
+
+
+def serve(listening: socket.socket, programs: Path, loaded_with: dict[str, str]) -> NoReturn:
+    """Answer requests, each in a process of its own."""
+    if asked := _next(listening):
+        try:
+            become(programs, *asked, loaded_with)
+        except BaseException as error:
+            end(error)
+        end(None)
+    os._exit(0)
+
+
+def serve_below(programs: Path, loaded_with: dict[str, str]) -> None:
+    """Start a server that ends with this process, whose descendants its processes are then, as those of DVC have to be."""
+    address = Path(tempfile.mkdtemp(dir=programs)) / "socket"
+    listening = listen(address)
+    os.environ["WARM_START"] = str(address)
+    if not os.fork():
+        end_with_parent()
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for number in range(3):
+            os.dup2(nowhere, number)
+        serve(listening, programs, loaded_with)
+    listening.close()
+
+
+def end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _next(listening: socket.socket) -> tuple[str, list[str], str, dict[str, str], list[int]] | None:
+    """Return None at the end, and in each forked process what it is asked to run."""
+    selector = selectors.DefaultSelector()
     ended, woken = socket.socketpair()
     signal.signal(signal.SIGTERM, lambda *_: ended.close())
     selector.register(listening, selectors.EVENT_READ, None)
@@ -197,12 +209,22 @@ def become(
     plain = [each for each in arguments if each not in ("-B", "-P")]
     is_plain = program != "python" or (bool(plain) and (plain[0] in ("-c", "-m") or plain[0][0] != "-"))
     paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    is_shadowed = any(file.stem in sys.modules for path in paths for file in Path(path).glob("*"))
-    if read_at_start() != loaded_with or not is_plain or is_shadowed:
+    loaded = sys.modules.keys() | {"sitecustomize", "usercustomize"}
+    is_shadowed = any(file.stem in loaded for path in paths for file in Path(path).glob("*"))
+    held = {name: value for name, value in loaded_with.items() if name.startswith(HELD)}
+    if held | read_at_start() != loaded_with or not is_plain or is_shadowed:
         cold = str(Path(sys.executable).parent / program)
         os.execv(cold, [cold, *arguments])
     sys.path[:0] = paths
-    sys.stdout.reconfigure(line_buffering=sys.stdout.isatty())  # type: ignore[union-attr]
+    if program == "dvc":
+        serve_below(programs, loaded_with)
+    # The server's own streams know what its files were, as whether they can be sought.
+    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        old: Any = getattr(sys, name)
+        buffering = 1 if number == 2 or os.isatty(number) else -1
+        new = os.fdopen(number, mode, buffering, encoding=old.encoding, errors=old.errors, closefd=False)
+        setattr(sys, name, new)
+        setattr(sys, f"__{name}__", new)
     sys.executable = str(programs / "python")
     if program != "python":
         sys.argv = [str(programs / program), *arguments]
@@ -251,16 +273,12 @@ def end(error: BaseException | None) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "CRITICAL"}  # as samebits does
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     values = read_at_start()
-    for library in LIBRARIES:
+    for library in LIBRARIES.split():
         import_module(library)
     gc.collect()
     gc.freeze()
-    if asked := serve(Path(sys.argv[1])):
-        try:
-            become(Path(sys.argv[2]), *asked, values)
-        except BaseException as error:
-            end(error)
-        end(None)
+    serve(listen(Path(sys.argv[1])), Path(sys.argv[2]), values)
