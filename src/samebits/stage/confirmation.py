@@ -28,15 +28,22 @@ _WHOLE_SECONDS = 0.2  # without a write, after which a file is complete
 _MAX_BYTES = 50_000_000
 
 
-def leave_behind(inputs: Inputs) -> None:
-    """Fork a process that waits until DVC has recorded the stage, or has ended, and confirms the record or removes it."""
+def hash_outputs(inputs: Inputs) -> dict[str, str]:
+    """Return the MD5s of what the stage has written; without large outputs."""
+    sizes = {path: status[1] for path, status in inputs.written().items() if status}
+    return {path: file_md5(Path(path)) for path, size in sizes.items() if size <= _MAX_BYTES}
+
+
+def leave_behind(inputs: Inputs, outputs: Mapping[str, str]) -> None:
+    """Fork a process that waits until DVC has recorded the stage, or has ended, and confirms the record or removes it.
+
+    `outputs` are the MD5s of what the stage wrote.
+    """
     dvc, ended, before = _dvc(), time.time(), signature(_LOCK)
     if os.fork():
         return
     try:
         os.setsid()  # Ctrl-C and the end of the terminal are meant for DVC
-        sizes = {path: status[1] for path, status in inputs.written().items() if status}
-        outputs = {path: file_md5(Path(path)) for path, size in sizes.items() if size <= _MAX_BYTES}
         is_wrong = False
         for _ in _writes(dvc, before):
             is_wrong = _is_removed(inputs, outputs, ended) or is_wrong
