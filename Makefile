@@ -36,7 +36,7 @@ lint: $(VENV)/installed-dev  ## check format, style and types
 check-lock: $(VENV)/installed  ## check that dvc.lock is the result of this code and these parameters
 	@python -m samebits.gate.lock_check
 
-golden: $(VENV)/installed  ## record the first training steps of each recipe for this kind of machine
+golden: $(VENV)/installed  ## record the first training steps of each recipe
 	python -m samebits.golden tests/golden.json
 
 bench: $(VENV)/installed  ## measure: the table of ratios in the README

@@ -64,7 +64,7 @@ def main(inputs: Inputs) -> None:
         "code": inputs.code,
         "data": data_md5,
         "environment": environment,
-        "parameters": meaning | {"device": settings.device, "determinism": settings.determinism},
+        "parameters": meaning | {"device": settings.device, "determinism": recipe.determinism},
     }
     key = resume.key_of(what_decides_bits)
     points = resume.ResumePoints(stage.scratch(), key, settings.checkpoint_every_seconds)

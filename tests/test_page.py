@@ -76,7 +76,7 @@ def test_a_result_on_one_page(result: Repository, browser: Browser) -> None:
         assert expected in text, expected
     md5s = {output.path: output.md5 for output in results.workspace(result.root).record.outputs}
     assert md5s["data/model/checkpoint.safetensors"] in text and md5s["data/prepared/dataset.json"] in text
-    assert "libraries.torch" in text and "processor.model" in text and f"samebits verify {commit[:12]}" in text
+    assert "libraries.torch" in text and "processor portable" in text and f"samebits verify {commit[:12]}" in text
     assert re.search(r"run in MLflow lab-seed0 \([0-9a-f]{32}\)", text)
     assert seen["images"] > 24 + 24
     assert "report.html" not in result.status()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from samebits.reporting import terminal
+from samebits.repository import dvc_lock
 from tests.conftest import PROJECT, Repository, stages_run
 
 # A proxy that refuses every connection: no network, wherever the tests run.
@@ -40,20 +42,21 @@ def test_a_second_run_changes_nothing_and_shows_the_result(done: Repository) -> 
     assert (done.root / "report.html").read_text() == "the page of this very result"
     assert stages_run(output) == []
     assert "accuracy" in output and "another kind of machine" not in output
+    assert "This is bit for bit the recorded result: all 17 outputs." in output
     assert done.status() == "" and (done.root / "dvc.lock").read_bytes() == before
 
 
 def test_another_kind_of_machine_is_named_in_one_sentence(done: Repository) -> None:
     environment = json.loads((done.root / "metrics/environment.json").read_text())
-    environment["processor"]["model"] = "Imaginary 9000"
-    environment["processor"]["instruction_sets"].append("magic")
+    environment["processor"] = "Imaginary 9000"
+    environment["libraries"]["torch"] = "0.1"
     (done.root / "metrics/environment.json").write_text(json.dumps(environment))
     metrics = json.loads((done.root / "metrics/evaluate.json").read_text())
     (done.root / "metrics/evaluate.json").write_text(json.dumps(metrics | {"accuracy": 0.4321}))
     done.commit("a result from elsewhere")
     output = make(done, "run")
     (sentence,) = [line for line in output.splitlines() if "another kind of machine" in line]
-    assert "processor.model Imaginary 9000 → " in sentence and "processor.instruction_sets -magic" in sentence
+    assert "processor Imaginary 9000 → portable; libraries.torch 0.1 → 2" in sentence and "bit for bit" not in output
     assert f"its accuracy is 43.21 %, this one's {100 * metrics['accuracy']:.2f} %" in sentence
 
 
@@ -156,3 +159,19 @@ def test_help_names_every_command_and_what_it_does() -> None:
     commands = dict(line.split(maxsplit=1) for line in output.partition("Commands:\n")[2].splitlines())
     assert list(commands)[:3] == ["run", "verify", "check"] and {"compare", "predict", "register"} <= set(commands)
     assert all(text.endswith(".") and not text.endswith("...") for text in commands.values())
+
+
+def test_outputs_that_differ_from_the_record_are_named(done: Repository) -> None:
+    lock = done.root / "dvc.lock"
+    recorded = dvc_lock.read(lock.read_bytes(), "dvc.lock").hashes
+    lock.write_text(lock.read_text().replace(recorded["data/evaluation/predictions.csv"], "deadbeef" * 4))
+    done.commit("a result that nobody gets")
+    output = make(done, "run")
+    assert (
+        "1 of 17 outputs differ from the recorded result (data/evaluation/predictions.csv): its accuracy is" in output
+    )
+
+
+def test_instruction_sets_that_come_and_go_are_named() -> None:
+    recorded, here = ({"processor": {"instruction_sets": names}} for names in (["avx2", "magic"], ["avx2", "new"]))
+    assert terminal.differences(recorded, here) == ["processor.instruction_sets -magic +new"]

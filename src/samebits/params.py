@@ -127,11 +127,26 @@ class Evaluate(_Section):
 
 
 class Recipe(_Section):
-    """One way to a trained network."""
+    """One way to a trained network.
 
+    `portable`: the same bits on every x86-64 processor with AVX2; `exact`: on the same kind of machine; `fast`: the fastest kernels of a GPU.
+    """
+
+    determinism: Literal["portable", "exact", "fast"]
     model: Annotated[Part, _Kind("model")]
     train: Train
     evaluate: Evaluate
+
+    @model_validator(mode="after")
+    def _is_portable(self) -> "Recipe":
+        if self.determinism == "portable":
+            for section, values in (("train", self.train), ("evaluate", self.evaluate)):
+                if values.precision != "float32" or values.num_threads != 1:
+                    raise ValueError(
+                        f"determinism is portable, so {section} needs precision float32 and num_threads 1: processors round "
+                        "other precisions in their own ways, and other numbers of threads add in other orders; or set determinism to exact"
+                    )
+        return self
 
     @property
     def parts(self) -> list[tuple[str, str]]:
@@ -148,7 +163,6 @@ class Params(_Section):
     recipe: str
     seed: Seed
     device: Literal["auto", "cpu", "cuda"]
-    determinism: Literal["exact", "fast"]
     checkpoint_every_seconds: Annotated[float, Field(gt=0)]
     data: Data
     recipes: Annotated[dict[Annotated[str, Field(pattern=r"^[\w-]+$")], Recipe], Field(min_length=1)]
@@ -170,7 +184,6 @@ class Params(_Section):
             "recipe": self.recipe,
             "seed": self.seed,
             "device": self.device,
-            "determinism": self.determinism,
             "data": self.data.model_dump(),
             **self.chosen.model_dump(),
         }

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from samebits import params, paths, results, tracking
 from samebits.data.sources import cifar10
-from samebits.errors import UserError
+from samebits.errors import UserError, listed
 from samebits.reporting import terminal
-from samebits.repository import dvc_command, git
+from samebits.repository import dvc_command, dvc_lock, git
 
 
 def run(root: Path) -> int:
@@ -39,7 +39,7 @@ def run(root: Path) -> int:
     if lock.read_bytes() != before or not report.is_file():
         _write_report(results.workspace(root), report)
     title = f"{settings.recipe} on {settings.data.source}, seed {settings.seed}"
-    _show(title, root / paths.METRICS, _other_kind(root), root / paths.PLOTS, report)
+    _show(title, root / paths.METRICS, _against_the_record(root), root / paths.PLOTS, report)
     return 0
 
 
@@ -98,20 +98,21 @@ def _track(root: Path, revisions: list[str]) -> None:
         print(f"warning: MLflow does not hold the run of this result: {error}", file=sys.stderr)
 
 
-def _other_kind(root: Path) -> str | None:
-    """Say how this machine differs from that of the recorded result, if another one recorded the same parameters."""
-    recorded = {name: git.read(root, "HEAD", name) for name in (paths.PARAMETERS, paths.ENVIRONMENT, paths.METRICS)}
-    if not all(recorded.values()) or recorded[paths.PARAMETERS] != (root / paths.PARAMETERS).read_bytes():
+def _against_the_record(root: Path) -> str | None:
+    """Say how this result relates to the committed one of the same parameters, if there is one."""
+    names = (paths.PARAMETERS, paths.LOCK, paths.ENVIRONMENT, paths.METRICS)
+    recorded = {name: git.read(root, "HEAD", name) for name in names}
+    here = {name: (root / name).read_bytes() for name in names}
+    if not all(recorded.values()) or recorded[paths.PARAMETERS] != here[paths.PARAMETERS]:
         return None
-    before, here = json.loads(recorded[paths.METRICS]), json.loads((root / paths.METRICS).read_bytes())
-    environment = json.loads((root / paths.ENVIRONMENT).read_bytes())
-    differences = terminal.differences(json.loads(recorded[paths.ENVIRONMENT]), environment)
-    if not differences:
-        return None
-    return (
-        f"The recorded result comes from another kind of machine ({'; '.join(differences)}): "
-        f"its accuracy is {100 * before['accuracy']:.2f} %, this one's {100 * here['accuracy']:.2f} %."
-    )
+    before, after = (100 * json.loads(each[paths.METRICS])["accuracy"] for each in (recorded, here))
+    accuracies = f"its accuracy is {before:.2f} %, this one's {after:.2f} %"
+    if differences := terminal.differences(*(json.loads(each[paths.ENVIRONMENT]) for each in (recorded, here))):
+        return f"The recorded result comes from another kind of machine ({'; '.join(differences)}): {accuracies}."
+    old, new = (dvc_lock.read(each[paths.LOCK], paths.LOCK).hashes for each in (recorded, here))
+    if different := [path for path in new if new[path] != old.get(path)]:
+        return f"{len(different)} of {len(new)} outputs differ from the recorded result ({listed(different)}): {accuracies}."
+    return f"This is bit for bit the recorded result: all {len(new)} outputs."
 
 
 def _write_report(revision: results.Result, path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from packaging.requirements import InvalidRequirement, Requirement
 
-from samebits import paths
+from samebits import paths, portability
 from samebits.errors import UserError
 
 LOCK = Path(paths.PINS)  # in the working folder
@@ -32,8 +32,18 @@ _MATH_VARIABLES = (
 )
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device for `auto`, `cpu` or `cuda`. Raises UserError for `cuda` without a GPU."""
+def choose_device(name: str, determinism: str = "exact") -> torch.device:
+    """Return the device for `auto`, `cpu` or `cuda`; `auto` is the CPU for a portable result.
+
+    Raises UserError for `cuda` without a GPU, or for a portable result.
+    """
+    if determinism == "portable":
+        if name == "cuda":
+            raise UserError(
+                "device is cuda, but the determinism of this recipe is portable, which GPUs cannot be: "
+                "set device to auto or cpu, or determinism to exact in params.yaml"
+            )
+        name = "cpu"
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
@@ -44,13 +54,14 @@ def choose_device(name: str) -> torch.device:
 def make_deterministic(num_threads: int, determinism: str = "exact") -> None:
     """Fix what PyTorch would otherwise take from the machine or leave to chance: the number of threads and the kernels.
 
-    With `determinism` fast a GPU uses the fastest kernels, and its bits vary. On a CPU it changes nothing.
+    With `determinism` fast a GPU uses the fastest kernels, and its bits vary. On a CPU it changes nothing. For a portable
+    result, `portability.hold` must have run before PyTorch was imported.
     """
     # cuBLAS reads its workspace setting when it starts, and refuses deterministic products without it.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(num_threads)
     # Same as use_deterministic_algorithms, which would also import torch's compiler and take a second.
-    torch.set_deterministic_debug_mode("error" if determinism == "exact" else "default")
+    torch.set_deterministic_debug_mode("default" if determinism == "fast" else "error")
     torch.backends.cudnn.benchmark = determinism == "fast"
 
 
@@ -105,8 +116,19 @@ def pins(lock: Path) -> list[Requirement]:
         raise UserError(f"{lock.name} must say name==version on each line: {str(error).splitlines()[0]}") from None
 
 
-def environment(device: torch.device, num_threads: int) -> dict[str, Any]:
-    """Describe the kind of machine: exactly what decides bits besides code, parameters and data."""
+def environment(device: torch.device, num_threads: int, is_portable: bool = False) -> dict[str, Any]:
+    """Describe the kind of machine: exactly what decides bits besides code, parameters and data.
+
+    A portable result has one kind, that of every x86-64 processor with AVX2.
+    """
+    if is_portable:
+        return {
+            "device": device.type,
+            "num_threads": num_threads,
+            "processor": "portable",
+            "libraries": {pin.name: version(pin.name).partition("+")[0] for pin in pins(LOCK)},
+            "math_settings": portability.SETTINGS,
+        }
     description: dict[str, Any] = {
         "device": device.type,
         "num_threads": num_threads,

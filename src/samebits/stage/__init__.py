@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import samebits
+from samebits import portability
 from samebits.errors import UserError, as_one_line
 from samebits.paths import SCRATCH
 from samebits.stage import changes, confirmation, records
@@ -28,7 +29,11 @@ def begin(script: str) -> Inputs:
                 f"this stage would run the code in {found}, not the code beside it in {expected}; "
                 "unset PYTHONPATH, or uninstall the other copy of samebits"
             )
-        return Inputs(script)
+        inputs = Inputs(script)
+        recipe = inputs.settings.chosen
+        if recipe.determinism == "portable" and hasattr(recipe, inputs.stage):  # prepare is exact on every processor
+            portability.hold()
+        return inputs
     raise AssertionError
 
 
@@ -40,9 +45,10 @@ def run(main: Callable[[Inputs], None], inputs: Inputs) -> None:
         runtime.check_pins()
         records.require_stages_before(inputs)
         main(inputs)
-        changes.require_none(inputs)
+        outputs = confirmation.hash_outputs(inputs)
+        changes.require_none(inputs)  # after the hashes, so that they are of what the stage wrote
     if "DVC_STAGE" in os.environ:
-        confirmation.leave_behind(inputs)
+        confirmation.leave_behind(inputs, outputs)
     # At once: only `confirmation` would see an edit from now on until DVC has read the files.
     sys.stdout.flush()
     sys.stderr.flush()
@@ -58,11 +64,18 @@ def set_up_torch(
     """
     from samebits import runtime
 
-    device = runtime.choose_device(settings.device)
+    determinism = settings.chosen.determinism
+    device = runtime.choose_device(settings.device, determinism)
+    is_portable = determinism == "portable" and portability.is_held()
+    if determinism == "portable" and not is_portable:
+        print(
+            "note: this is no x86-64 processor with AVX2, so the result is exact, not portable: the same bits only on this kind of machine",
+            file=sys.stderr,
+        )
     runtime.require_precision(section.precision, device)
-    runtime.make_deterministic(section.num_threads, settings.determinism)
+    runtime.make_deterministic(section.num_threads, determinism)
     runtime.keep_memory()
-    return device, runtime.environment(device, section.num_threads)
+    return device, runtime.environment(device, section.num_threads, is_portable)
 
 
 def repository_root() -> Path:

@@ -142,7 +142,7 @@ def _undo_command(inputs: Inputs, changes: list[Change]) -> str:
 def _decides(inputs: Inputs, key: str) -> bool:
     """Tell whether a parameter is one of those that decide this result: none of another recipe does."""
     recipe = f"recipes.{inputs.settings.recipe}."
-    return key.startswith((recipe, "data.")) or key in ("recipe", "seed", "device", "determinism")
+    return key.startswith((recipe, "data.")) or key in ("recipe", "seed", "device")
 
 
 def _in_hydra(value: Any) -> str:
