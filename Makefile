@@ -1,7 +1,7 @@
 # Each target also works without make: the README names the commands.
 PYTHON ?= python3
 VENV := .venv
-PYTEST = python -m pytest -n auto --maxprocesses 4 --dist worksteal
+PYTEST = python -m pytest -n 3 --dist worksteal
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
