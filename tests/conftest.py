@@ -75,7 +75,8 @@ class Repository:
 
     def run(self, *command: str, ok: bool = True, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run a command in it; by default it has to succeed."""
-        values = self.warm_environment() | environment
+        is_warm = command[0] in (*warm_start.PROGRAMS, "make")  # else it is started with other rights, say
+        values = (self.warm_environment() if is_warm else self.environment()) | environment
         done = subprocess.run(command, cwd=self.root, env=values, capture_output=True, text=True)
         assert not ok or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
         return done

@@ -223,6 +223,8 @@ def become(
         old: Any = getattr(sys, name)
         buffering = 1 if number == 2 or os.isatty(number) else -1
         new = os.fdopen(number, mode, buffering, encoding=old.encoding, errors=old.errors, closefd=False)
+        if number and os.environ.get("PYTHONUNBUFFERED"):
+            new.reconfigure(write_through=True)
         setattr(sys, name, new)
         setattr(sys, f"__{name}__", new)
     sys.executable = str(programs / "python")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 def begin(script: str) -> Inputs:
     """Fix what the stage in the file `script` runs on; call it before anything else of samebits is imported."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # each report at once, also through a pipe
     with as_one_line():
         expected = Path(script).resolve().parents[1] / "src" / "samebits"
         found = Path(samebits.__file__).resolve().parent
