@@ -86,7 +86,7 @@ def on_a_terminal(repository: Repository, answer: str, *command: str) -> tuple[i
     """Run a command on a terminal of its own and type `answer`; return its exit code and all that it shows."""
     ours, its = pty.openpty()
     with subprocess.Popen(
-        command, cwd=repository.root, env=repository.warm_environment(), stdin=its, stdout=its, stderr=its
+        command, cwd=repository.root, env=repository.environment(), stdin=its, stdout=its, stderr=its
     ) as process:
         os.close(its)
         os.write(ours, answer.encode())

@@ -41,10 +41,13 @@ CLIENT = """\
 #!{python} -IS
 import os, signal, socket, sys
 program, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
+others = [name for name in os.listdir("/proc/self/fd") if int(name) > 2 and os.path.exists("/proc/self/fd/" + name)]
 server = socket.socket(socket.AF_UNIX)
 try:
+    if others:  # a pipe to the program that starts it
+        raise OSError
     server.connect(os.environ.get("WARM_START", {address!r}))
-except OSError:  # another user, or another root folder
+except OSError:  # or another user, or another root folder
     os.execv(path := os.path.join({programs!r}, program), [path, *arguments])
 request = repr((program, arguments, os.getcwd(), dict(os.environ))).encode()
 socket.send_fds(server, [len(request).to_bytes(4, "big")], [0, 1, 2])
