@@ -75,8 +75,7 @@ class Repository:
 
     def run(self, *command: str, ok: bool = True, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run a command in it; by default it has to succeed."""
-        is_warm = command[0] in (*warm_start.PROGRAMS, "make")  # else it is started with other rights, say
-        values = (self.warm_environment() if is_warm else self.environment()) | environment
+        values = self.environment_of(command) | environment
         done = subprocess.run(command, cwd=self.root, env=values, capture_output=True, text=True)
         assert not ok or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
         return done
@@ -86,7 +85,7 @@ class Repository:
         return subprocess.Popen(
             command,
             cwd=self.root,
-            env=self.warm_environment() if is_warm else self.environment(),
+            env=self.environment_of(command) if is_warm else self.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -99,9 +98,11 @@ class Repository:
         values = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         return values | IDENTITY | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
-    def warm_environment(self) -> dict[str, str]:
-        """Return the same, with programs that start warm: see warm_start."""
+    def environment_of(self, command: tuple[str, ...]) -> dict[str, str]:
+        """Return the environment in which a command starts warm, if it can: see warm_start."""
         values = self.environment()
+        if command[0] not in (*warm_start.PROGRAMS, "make") or command[:2] == ("dvc", "queue"):
+            return values  # it starts with other rights, say, or leaves a worker behind
         return values | {"PATH": os.pathsep.join(filter(None, (os.environ.get(WARM), values["PATH"])))}
 
     def repro(self, *arguments: str) -> list[str]:

@@ -69,7 +69,7 @@ def recorded(repository: Repository) -> dict[str, str]:
 def run_again(repository: Repository, **variables: str) -> dict[str, str]:
     """Run the pipeline once more, without what is known of it, and return the hashes of all that it writes."""
     path = variables.pop("PATH", "")
-    variables["PATH"] = os.pathsep.join(filter(None, (path, repository.warm_environment()["PATH"])))
+    variables["PATH"] = os.pathsep.join(filter(None, (path, repository.environment_of(("dvc",))["PATH"])))
     repository.run("dvc", "repro", "--force", "--no-run-cache", **variables)
     return recorded(repository)
 
