@@ -42,7 +42,7 @@ def test_resumed_from_every_point_the_bits_are_the_same(monkeypatch: pytest.Monk
 def test_the_speed_recipe_resumes_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Muon, schedules, BatchNorm's statistics, augmentation, resizing and bfloat16 on top."""
     monkeypatch.setattr(loop, "_IMAGES_PER_CHUNK", 20)
-    data, nothing = random_split(30, (3, 16, 16)), random_split(0, (3, 16, 16))
+    data, nothing = random_split(50, (3, 16, 16)), random_split(0, (3, 16, 16))
     train_settings = muon_settings(
         num_epochs=3,
         augmentation=[
@@ -61,7 +61,7 @@ def test_the_speed_recipe_resumes_with_the_same_bits(monkeypatch: pytest.MonkeyP
 
     states: list[loop.State] = []
     rows, expected = speed_training(lambda step, state: states.append(through_disk(state())))
-    assert [state["step"] for state in states] == list(range(1, 7))
+    assert [state["step"] for state in states] == list(range(1, 10))
     for state in states:
         resumed_rows, resumed = speed_training(resume_from=state)
         assert resumed_rows == rows
