@@ -17,7 +17,7 @@ RECORDED: dict[str, dict[str, Any]] = json.loads((PROJECT / "tests/golden.json")
 # Nats, at any of the first so many steps, and a factor of the learning rate that moves a loss by more. With SGD other instruction sets moved a
 # loss by 5e-7 and a learning rate × 1.01 by 7e-5. Muon orthogonalizes in bfloat16, which rounds so coarsely that they moved one by 0.008.
 # AdamW divides by gradients that may be next to nothing: they moved the fifth loss by 0.003 and the last by 0.3.
-TOLERANCES = {"muon": (0.03, 1.5, 5), "adamw": (0.01, 1.5, 5)}
+TOLERANCES = {"muon": (0.03, 1.5, 20), "adamw": (0.01, 1.5, 5)}
 
 
 def tolerance(recipe: params.Recipe) -> tuple[float, float, int]:
