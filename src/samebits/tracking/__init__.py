@@ -4,5 +4,16 @@ from samebits.tracking.recorder import Recorder
 from samebits.tracking.runs import OUTPUTS, RunContent, content_md5, find_run, get_run
 from samebits.tracking.store import Store, open_store, store_errors, tracking_uri, without_password
 
-__all__ = ["OUTPUTS", "Recorder", "RunContent", "content_md5", "find_run", "get_run"]
-__all__ += ["Store", "open_store", "store_errors", "tracking_uri", "without_password"]
+__all__ = [
+    "OUTPUTS",
+    "Recorder",
+    "RunContent",
+    "Store",
+    "content_md5",
+    "find_run",
+    "get_run",
+    "open_store",
+    "store_errors",
+    "tracking_uri",
+    "without_password",
+]
