@@ -36,6 +36,7 @@ class Recorder:
         quiet_mlflow()
         self._what = what
         self._messages: Messages = SimpleQueue()
+        self._is_finished = False
         source = str(Path(samebits.__file__).resolve().parents[1])
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", _PROGRAM, source, str(root.absolute()), what],
@@ -58,12 +59,13 @@ class Recorder:
 
     def finish(self, content: RunContent) -> None:
         """Complete the run. Rows of the history that were not reported, those before a resume, are added."""
+        self._is_finished = True
         self._messages.put(("finish", content))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         status, seconds = "FINISHED", WAIT_SECONDS
-        if kind:
-            is_stopped = issubclass(kind, KeyboardInterrupt | SystemExit)
+        if kind or not self._is_finished:
+            is_stopped = kind is not None and issubclass(kind, KeyboardInterrupt | SystemExit)
             status, seconds = "KILLED" if is_stopped else "FAILED", WAIT_SECONDS_AFTER_FAILURE
         self._messages.put(("end", status))
         try:
