@@ -18,6 +18,8 @@ MODULES = ("lab", "speed", "portable", "stages", "resume_points")
 
 def main() -> None:
     """Measure and print the chosen parts, or all."""
+    if unknown := set(sys.argv[1:]) - set(MODULES):
+        sys.exit(f"no bench is called {', '.join(sorted(unknown))}: there are {', '.join(MODULES)}")
     machine = environment(torch.device("cpu"), torch.get_num_threads())
     print(f"{machine['processor']['model']}, {machine['onednn_isa']}, {torch.get_num_threads()} cores, ", end="")
     print(f"Python {platform.python_version()}, torch {torch.__version__}\n")

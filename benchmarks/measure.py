@@ -46,7 +46,10 @@ def in_turn(sides: Mapping[str, Callable[[], Measure]], num_rounds: int = NUM_RO
             connections[name].recv()  # set up: one after another, so that none disturbs another's measuring
         for number in range(num_rounds):
             for name, connection in connections.items():
-                print(f"\r{name}, round {number + 1} of {num_rounds}".ljust(70), end="", file=sys.stderr, flush=True)
+                if sys.stderr.isatty():
+                    print(
+                        f"\r{name}, round {number + 1} of {num_rounds}".ljust(70), end="", file=sys.stderr, flush=True
+                    )
                 connection.send(None)
                 results[name].append(connection.recv())
     finally:
@@ -54,7 +57,8 @@ def in_turn(sides: Mapping[str, Callable[[], Measure]], num_rounds: int = NUM_RO
             connection.close()
         for process in processes:
             process.join()
-    print("\r".ljust(70), end="\r", file=sys.stderr)
+    if sys.stderr.isatty():
+        print("\r".ljust(70), end="\r", file=sys.stderr)
     return results
 
 

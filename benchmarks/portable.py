@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.measure import NUM_SHORT_ROUNDS, Measure, Row, in_turn, ratio
 
-NUM_IMAGES = {"lab": 12_000, "speed": 2_000}
+NUM_IMAGES = {"lab": 12_000, "speed": 500}
 
 
 def training(name: str, is_portable: bool) -> Measure:
