@@ -20,7 +20,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -120,7 +120,11 @@ def public() -> Iterator[Path]:
     """A folder that every user can enter."""
     with tempfile.TemporaryDirectory(prefix="samebits-tests-") as folder:
         Path(folder).chmod(0o755)
-        yield Path(folder)
+        workspace = Path(folder, "workspace")
+        workspace.mkdir()
+        workspace.chmod(0o777)  # prepare writes to the working folder
+        with chdir(workspace):
+            yield Path(folder)
         for root, _, _ in os.walk(folder):
             Path(root).chmod(0o755)
 

@@ -13,7 +13,7 @@ from samebits.params import Params
 from samebits.paths import LOCK, PARAMETERS, PIPELINE
 from samebits.repository import cache as caches
 from samebits.repository import dvc_lock, git
-from samebits.repository.digests import md5_of
+from samebits.repository.digests import md5_if_readable, md5_of
 from samebits.repository.dvc_lock import Record
 from samebits.repository.origin import Origin
 from samebits.repository.remote import open_remote
@@ -62,6 +62,13 @@ class Result:
         """Return an output as recorded, or any other file, from git or DVC's cache; None if neither has it."""
         content, md5 = self.file(path), self.md5(path)
         return content if not md5 or (content is not None and md5_of(content) == md5) else self.cache.read(md5)
+
+    def place(self, path: str) -> Path | None:
+        """Return where an output lies as recorded, in the workspace or in DVC's cache; None if it is in neither."""
+        if not (md5 := self.md5(path)):
+            return None
+        places = [*([self.root / path] if self.is_workspace else []), self.cache.path(md5)]
+        return next((place for place in places if md5_if_readable(place) == md5), None)
 
     def read(self, path: str) -> bytes | None:
         """Return what `at_hand` does; if that is nothing, ask DVC's default remote of today, whatever the revision."""

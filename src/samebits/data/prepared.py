@@ -6,12 +6,15 @@ own hash identifies the whole. `raw_sha256` is the same for the same images, how
 
 import hashlib
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -50,7 +53,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Split:
-    """Normalized images float16 (N, channels, height, width) and labels int64 (N,)."""
+    """Normalized images float16 (N, channels, height, width), which need not fit into memory, and labels int64 (N,)."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -90,12 +93,29 @@ def require_written(folder: Path, digests: dict[str, str]) -> None:
 
 
 def read_split(folder: Path, name: str) -> Split:
-    """Read one split of SPLITS into memory. Raises UserError if it is missing or damaged."""
-    with _readable(folder / f"{name}.safetensors") as path:
-        path.open("rb").close()  # safe_open would call a file missing that may not be read
-        with safe_open(path, framework="pt") as file:
-            # Copied, because the file stays mapped: an edit would change the images of a running training.
-            return Split(file.get_tensor("images").clone(), file.get_tensor("labels").clone())
+    """Return one split of SPLITS; its images are mapped, so indexing reads them from disk.
+
+    They are those of a private copy on disk without a name: an edit of the file would change the images of a running
+    training, and a truncation would kill it. Raises UserError if the split is missing or damaged.
+    """
+    with (
+        _readable(folder / f"{name}.safetensors") as path,
+        path.open("rb") as original,
+        tempfile.TemporaryFile(dir=Path()) as copy,
+    ):
+        _copy(original, copy)
+        with safe_open(f"/dev/fd/{copy.fileno()}", framework="pt") as file:
+            return Split(file.get_tensor("images"), file.get_tensor("labels").clone())
+
+
+def _copy(original: IO[bytes], copy: IO[bytes]) -> None:
+    """Copy a file, without its blocks if the file system can share them."""
+    try:
+        while os.copy_file_range(original.fileno(), copy.fileno(), 2**30):
+            pass
+    except (AttributeError, OSError):  # on macOS; across file systems of older kernels
+        shutil.copyfileobj(original, copy)
+    copy.flush()
 
 
 @contextmanager

@@ -1,6 +1,9 @@
 """What a data source returns: images as bytes, with their labels."""
 
+import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -17,6 +20,19 @@ def mapped(file: IO[bytes], shape: tuple[int, int, int, int]) -> NDArray[np.uint
         return np.memmap(file, np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, np.uint8)
 
 
+def on_disk(parts: Iterable[NDArray[np.uint8]], image_shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Return the images of all parts (n, height, width, channels), which are written to disk one after another.
+
+    Their file has no name: nothing is left of it, however the process ends.
+    """
+    with tempfile.TemporaryFile(dir=Path()) as file:
+        number = 0
+        for part in parts:
+            file.write(part.tobytes())
+            number += len(part)
+        return mapped(file, (number, *image_shape))
+
+
 @dataclass(frozen=True)
 class RawSplit:
     """Images uint8 (N, height, width, channels), labels int64 (N,)."""
@@ -28,8 +44,11 @@ class RawSplit:
         return len(self.labels)
 
     def take(self, indices: NDArray[Any]) -> "RawSplit":
-        """Return a copy of the images at `indices` (N,)."""
-        return RawSplit(self.images[indices], self.labels[indices])
+        """Return a copy, on disk, of the images at `indices` (N,)."""
+        parts = np.array_split(indices, len(indices) // 1000 + 1)
+        height, width, channels = self.images.shape[1:]
+        images = on_disk((self.images[part] for part in parts), (height, width, channels))
+        return RawSplit(images, self.labels[indices])
 
 
 @dataclass(frozen=True)

@@ -109,5 +109,8 @@ def _test_images(result: Predicted) -> Pixels:
 
 def _copy(revision: Result, path: str, folder: Path) -> Path:
     copy = folder / Path(path).name
-    copy.write_bytes(predicted.require(revision, path))
+    if place := revision.place(path):  # which need not fit into memory
+        copy.symlink_to(place.absolute())
+    else:
+        copy.write_bytes(predicted.require(revision, path))
     return copy

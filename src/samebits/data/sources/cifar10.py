@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from samebits import params
-from samebits.data.raw import RawDataset, RawSplit
+from samebits.data.raw import RawDataset, RawSplit, on_disk
 from samebits.errors import UserError
 
 FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
+_SIDE = 32
 CLASS_NAMES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # A silent network must cost less than 20 s: this is the limit for the first answer, and for each read.
 _TIMEOUT_SECONDS = 12.0
@@ -170,13 +172,22 @@ def _extracted(folder: Path, is_chosen: bool, dataset: Any) -> Iterator[Path]:
 
 
 def _read_split(root: Path, is_train: bool, is_chosen: bool, dataset: Any) -> RawSplit:
-    try:
-        images = dataset(root, train=is_train)
-    except RuntimeError:  # torchvision found a wrong file, and does not say which
-        for name, md5 in [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]:
-            _require_published(root / FOLDER / name, md5, is_chosen)
-        raise
-    return RawSplit(np.ascontiguousarray(images.data), np.array(images.targets, dtype=np.int64))
+    labels: list[int] = []
+
+    def batches() -> Iterator[NDArray[np.uint8]]:
+        for file in dataset.train_list if is_train else dataset.test_list:
+            one = type("OneBatch", (dataset,), {"train_list": [file], "test_list": []})
+            try:
+                batch = one(root)
+            except RuntimeError:  # torchvision found a wrong file, and does not say which
+                for name, md5 in [file, (dataset.meta["filename"], dataset.meta["md5"])]:
+                    _require_published(root / FOLDER / name, md5, is_chosen)
+                raise
+            labels.extend(batch.targets)
+            yield batch.data
+
+    images = on_disk(batches(), (_SIDE, _SIDE, 3))
+    return RawSplit(images, np.array(labels, dtype=np.int64))
 
 
 def _require_published(path: Path, md5: str, is_chosen: bool) -> None:

@@ -6,7 +6,7 @@ PCG64. Without floating point, no processor can round or reorder anything in its
 Lengths in a picture are in steps, 64 to the pixel. A shape has its own coordinates, in which its radius is 256.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from samebits import params
-from samebits.data.raw import RawDataset, RawSplit
+from samebits.data.raw import RawDataset, RawSplit, on_disk
 
 Integers = NDArray[np.int32]
 
@@ -90,7 +90,7 @@ def read(data: params.Data, _root: Path) -> RawDataset:
 def draw(num_images: int, seed: int, split: str, progress: bool = True) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Draw the first `num_images` pictures of a split, "train" or "test"; the two are independent of each other.
 
-    Return the images, uint8 (num_images, 32, 32, 3) from 0 to 255, and the labels, int64 (num_images,), positions in
+    Return the images, uint8 (num_images, 32, 32, 3) from 0 to 255, on disk, and the labels, int64 (num_images,), positions in
     CLASS_NAMES. Every 1,000 hold 100 of each class; fewer are the beginning of more. `progress` shows a bar if standard
     error is a terminal. Raises ValueError if `num_images` is below 1, `seed` is negative or `split` is neither.
     """
@@ -100,19 +100,21 @@ def draw(num_images: int, seed: int, split: str, progress: bool = True) -> tuple
         raise ValueError(f"seed must be at least 0, not {seed}")
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
-    images = np.empty((num_images, SIDE, SIDE, 3), dtype=np.uint8)
     labels = np.empty(num_images, dtype=np.int64)
-    # For tqdm, None means: hidden unless standard error is a terminal.
-    with tqdm(total=num_images, desc=f"Drawing {split}", unit=" images", disable=None if progress else True) as bar:
-        for chunk, start in enumerate(range(0, num_images, CHUNK)):
-            # Each chunk has its own key, so that a picture does not depend on how many are drawn.
-            random = Generator(PCG64(SeedSequence(seed, spawn_key=(SPLITS[split], chunk))))
-            rows = slice(start, min(start + CHUNK, num_images))
-            count = rows.stop - start
-            chunk_images, chunk_labels = _draw_chunk(random)
-            images[rows], labels[rows] = chunk_images[:count], chunk_labels[:count]
-            bar.update(count)
-    return images, labels
+
+    def chunks() -> Iterator[NDArray[np.uint8]]:
+        # For tqdm, None means: hidden unless standard error is a terminal.
+        with tqdm(total=num_images, desc=f"Drawing {split}", unit=" images", disable=None if progress else True) as bar:
+            for chunk, start in enumerate(range(0, num_images, CHUNK)):
+                # Each chunk has its own key, so that a picture does not depend on how many are drawn.
+                random = Generator(PCG64(SeedSequence(seed, spawn_key=(SPLITS[split], chunk))))
+                count = min(CHUNK, num_images - start)
+                images, chunk_labels = _draw_chunk(random)
+                labels[start : start + count] = chunk_labels[:count]
+                yield images[:count]
+                bar.update(count)
+
+    return on_disk(chunks(), (SIDE, SIDE, 3)), labels
 
 
 def _draw_chunk(random: Generator) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
