@@ -1,6 +1,9 @@
 """The images that the benchmarks train on: drawn, so that they need no data, and normalized as prepare does."""
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import save_file
 
 from samebits.data import normalization
 from samebits.data.prepared import Split
@@ -15,6 +18,11 @@ def training_images(num_images: int) -> Split:
     images, labels = shapes.draw(num_images, 0, "train", progress=False)
     normalized = normalization.of_images("per_channel", images).apply(images)
     return Split(torch.from_numpy(normalized), torch.from_numpy(labels))
+
+
+def save(data: Split, folder: Path) -> None:
+    """Write the images to `folder` as prepare writes those of training."""
+    save_file({"images": data.images, "labels": data.labels}, folder / "train.safetensors")
 
 
 def nothing(data: Split) -> Split:

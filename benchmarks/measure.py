@@ -46,10 +46,7 @@ def in_turn(sides: Mapping[str, Callable[[], Measure]], num_rounds: int = NUM_RO
             connections[name].recv()  # set up: one after another, so that none disturbs another's measuring
         for number in range(num_rounds):
             for name, connection in connections.items():
-                if sys.stderr.isatty():
-                    print(
-                        f"\r{name}, round {number + 1} of {num_rounds}".ljust(70), end="", file=sys.stderr, flush=True
-                    )
+                show_progress(f"{name}, round {number + 1} of {num_rounds}")
                 connection.send(None)
                 results[name].append(connection.recv())
     finally:
@@ -57,9 +54,14 @@ def in_turn(sides: Mapping[str, Callable[[], Measure]], num_rounds: int = NUM_RO
             connection.close()
         for process in processes:
             process.join()
-    if sys.stderr.isatty():
-        print("\r".ljust(70), end="\r", file=sys.stderr)
+    show_progress("")
     return results
+
+
+def show_progress(text: str) -> None:
+    """Show `text` on the line of a terminal, in the place of what was there."""
+    if sys.stderr.isatty():
+        print(f"\r{text:70}\r", end="", file=sys.stderr, flush=True)
 
 
 def ratio(name: str, label: str, first: list[float], second: list[float], unit: str = "s") -> Row:

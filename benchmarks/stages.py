@@ -13,7 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks import lab_script
-from benchmarks.measure import NUM_ROUNDS, Row, ratio
+from benchmarks.measure import NUM_ROUNDS, Row, ratio, show_progress
 from samebits import params
 
 NUM_REPRO_ROUNDS = 31  # of less than a second each, and a difference of a tenth of one is to be seen
@@ -62,8 +62,8 @@ def rows() -> list[Row]:
             measured["loop"] = _training_loop(clone)
             for name, value in measured.items():
                 seconds.setdefault(name, []).append(value)
-            print(f"\rstages, round {number + 1} of {NUM_ROUNDS}", end="", file=sys.stderr, flush=True)
-        print("\r".ljust(40), end="\r", file=sys.stderr)
+            show_progress(f"stages, round {number + 1} of {NUM_ROUNDS}")
+        show_progress("")
     return [
         ratio("dvc repro without work / an empty pipeline of 3 stages", "empty", seconds["no-op"], seconds["empty"]),
         ratio(
