@@ -241,6 +241,7 @@ class Trial:
         self.repository = repository
         self.command = chance.choice(COMMANDS)
         self.edits = chance.sample(sorted(EDITS), chance.choice((1, 1, 2)))
+        self.edits.sort(key=lambda name: name == "no YAML")  # last: no other edit can read it then
         stages = ("prepare", "train") if self.command[-1] == "train" else ("prepare", "train", "train", "evaluate")
         self.stage = chance.choice(stages)
         self.is_at_the_end = chance.random() < 0.3 and "--temp" not in self.command and "--queue" not in self.command
