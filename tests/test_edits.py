@@ -433,6 +433,7 @@ def edit_often(template: Path, prepared: Path, clean_folder: Path, folder: Path,
         repository = Repository(folder / str(each))
         trial = Trial(repository, chance)
         shutil.copytree(template if trial.stage == "prepare" else prepared, repository.root, symlinks=True)
+        repository.run("git", "status")  # else a checkout would write every file of the copy anew
         print(f"{seed}/{each}: {trial}", flush=True)
         try:
             trial.run()
