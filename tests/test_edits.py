@@ -271,7 +271,7 @@ class Trial:
             time.sleep(0.5)
             for each in reversed(undo):
                 each()
-        thread.join(180)
+        thread.join(600)  # a worker of the queue holds the pipe until it ends
         assert not thread.is_alive(), "it does not end"
         if "--queue" in self.command:
             wait_until(lambda: "Running" not in self.repository.run("dvc", "queue", "status").stdout, 180, pause=1)
