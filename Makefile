@@ -2,16 +2,23 @@
 PYTHON ?= python3
 VENV := .venv
 PYTEST = python -m pytest -n 3 --dist worksteal
+UV := $(shell command -v uv 2> /dev/null)
+PIP := $(if $(UV),uv pip install --python $(VENV),python -m pip install --disable-pip-version-check) --quiet
+# TORCH names a build of PyTorch's own index, such as cpu or cu130. Without it: the build in the usual index.
+PYTORCH_INDEX := $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORCH))
+HASHED := --no-deps --no-build-isolation --require-hashes --requirement
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run report test test-long test-all coverage bench ui lint check-lock golden
+.PHONY: help run report test test-long test-all coverage bench ui lint check-lock golden install hashes
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 run: $(VENV)/installed  ## get the data, run the pipeline, show the result
 	@samebits run
+
+install: $(VENV)/installed  ## install the pinned libraries into .venv: TORCH=cpu for PyTorch without CUDA
 
 report: $(VENV)/installed  ## write report.html, a page about the result in the workspace
 	@samebits report
@@ -45,12 +52,19 @@ bench: $(VENV)/installed  ## measure: the table of ratios in the README
 ui: $(VENV)/installed  ## open the tracking page of this project's runs
 	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}
 
-$(VENV)/installed: pyproject.toml compute.lock requirements.lock
+hashes: $(VENV)/installed-dev  ## write the hashes of the pinned libraries again, after a pin has changed
+	python hashes/update.py
+
+$(VENV)/installed: pyproject.toml compute.lock requirements.lock hashes/build.txt hashes/product.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "samebits needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON, as in make run PYTHON=python3.12")'
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	python -m pip install --quiet --disable-pip-version-check --editable .
+	@echo "Installing the pinned libraries into $(VENV) with $(if $(UV),uv,pip): a minute or more."
+	@$(PIP) $(HASHED) hashes/build.txt
+	@$(PIP) $(HASHED) hashes/product.txt
+	@$(PIP) $(PYTORCH_INDEX) --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
-	python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+$(VENV)/installed-dev: $(VENV)/installed hashes/dev.txt
+	@$(PIP) $(HASHED) hashes/dev.txt
+	@$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@

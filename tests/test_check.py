@@ -30,7 +30,7 @@ from samebits.health import check as checking
 from samebits.repository import git
 from samebits.repository.cache import Cache
 from samebits.tracking.store import quiet_mlflow
-from tests.conftest import FOREIGN, Repository, stages_run
+from tests.conftest import FOREIGN, IDENTITY, Repository, stages_run
 
 NOBODY = 65534
 COMMAND = """
@@ -55,6 +55,8 @@ PIPELINE = {
 def only_its_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in FOREIGN:
         monkeypatch.delenv(name, raising=False)
+    for name, value in IDENTITY.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")
@@ -644,7 +646,7 @@ def test_a_dvc_that_works_is_a_note_and_a_killed_one_is_wrong(small: Repository,
         assert code == 0
         (line,) = [line for line in lines if "at work" in line]
         assert re.match(
-            rf"note   DVC is at work here: \.dvc/tmp/rwlock is held by process {dvc.pid} \(\S*dvc repro\)", line
+            rf"note   DVC is at work here: \.dvc/tmp/rwlock is held by process {dvc.pid} \(.*dvc repro\)", line
         )
         damage(cached(small, "first.bin"))
         with pytest.raises(UserError, match=f"process {dvc.pid} .*: repair when it has ended"):

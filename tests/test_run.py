@@ -1,7 +1,9 @@
 """`make run`: one command from a clone to a result, and what it says on the way."""
 
 import json
+import os
 import re
+import shlex
 from importlib.metadata import version
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from samebits.reporting import terminal
 from samebits.repository import dvc_lock
-from tests.conftest import PROJECT, Repository, stages_run
+from tests.conftest import IDENTITY, PROJECT, Repository, stages_run
 
 # A proxy that refuses every connection: no network, wherever the tests run.
 OFFLINE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
@@ -102,6 +104,16 @@ def test_outside_a_clone_it_says_so(tmp_path: Path) -> None:
     failed = Repository(tmp_path).run("samebits", "run", ok=False)
     assert failed.returncode == 1
     assert failed.stderr == f"error: {tmp_path} has no dvc.yaml: run this in the root of a clone of samebits\n"
+
+
+def test_without_a_git_identity_the_lines_that_set_it_are_told(done: Repository) -> None:
+    unknown = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull} | dict.fromkeys(IDENTITY, "")
+    (note,) = done.run("samebits", "run", **unknown).stderr.splitlines()
+    assert note.startswith("note: git does not know who you are")
+    assert "note   git does not know who you are" in done.run("samebits", "check", **unknown).stdout
+    for command in re.findall("`(.*?)`", note):
+        done.run(*shlex.split(command))
+    assert "who you are" not in done.run("samebits", "check", **unknown).stdout
 
 
 def test_help_names_every_target(fresh: Repository) -> None:

@@ -23,6 +23,8 @@ def run(root: Path) -> int:
     if not (root / paths.PIPELINE).is_file():
         raise UserError(f"{root} has no dvc.yaml: run this in the root of a clone of samebits")
     settings = params.load(root / paths.PARAMETERS)
+    if not git.has_identity(root):
+        print(f"note: git does not know who you are, which experiments need: {git.WHO_YOU_ARE}", file=sys.stderr)
     raw = root / settings.data.path
     if settings.data.source == "cifar10" and not cifar10.is_available(raw) and dvc_command.has_to_run(root, "prepare"):
         try:

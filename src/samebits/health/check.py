@@ -78,6 +78,8 @@ def _git(root: Path) -> Iterator[CheckResult]:
     git.commit(root)
     git.uncommitted(root)  # reads the index, the configuration and the commit
     yield ok("git reads this clone")
+    if not git.has_identity(root):
+        yield note("git does not know who you are, so `dvc exp run` may fail", git.WHO_YOU_ARE)
 
 
 def _raw_data(root: Path) -> Iterator[CheckResult]:

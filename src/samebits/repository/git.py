@@ -25,6 +25,8 @@ _PLAIN_DIFF = (
     *("--diff-algorithm=myers", "--indent-heuristic", "--unified=3", "--inter-hunk-context=0"),
 )
 
+WHO_YOU_ARE = 'run `git config user.name "Your Name"` and `git config user.email you@example.org`'
+
 
 class GitError(UserError):
     """Git is missing, refuses or fails. Its text is one line: git's own reason, and what to do."""
@@ -41,6 +43,15 @@ def require_repository(folder: Path) -> Path:
     if (root := top_folder(folder)) is None:
         raise UserError(f"{folder} is in no git repository: run this in a clone of samebits, made by `git clone`")
     return root
+
+
+def has_identity(workspace: Path) -> bool:
+    """Tell whether git knows who commits here, from the environment or its configuration; DVC's experiments need that."""
+    variables = (f"GIT_{role}_{what}" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL"))
+    if all(os.environ.get(name) for name in variables):
+        return True
+    configured = _names(workspace, "config", "-z", "--name-only", "--get-regexp", r"^user\.(name|email)$")
+    return len(set(configured)) == 2
 
 
 def commit(workspace: Path, revision: str = "HEAD") -> str | None:
