@@ -1,5 +1,7 @@
-"""The workflow that checks a pull request: its steps as plain commands, in a bare clone as a runner has it."""
+"""The workflows for pull requests: their steps as plain commands, in a bare clone as a runner has it."""
 
+import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,8 @@ from tests.conftest import PROJECT, Repository
 from tests.remotes import Remote, clone
 
 WORKFLOW = PROJECT / ".github/workflows/pull-request.yml"
+COMPARISON = PROJECT / ".github/workflows/comparison.yml"
+SHELL = ("bash", "-e", "-o", "pipefail", "-c")  # as GitHub runs a step
 
 
 def steps() -> dict[str, str]:
@@ -27,8 +31,7 @@ def check(repository: Repository, base: str) -> dict[str, "subprocess.CompletedP
     summary = repository.root.parent / "summary.md"
     summary.unlink(missing_ok=True)
     environment = {"BASE": base, "GITHUB_STEP_SUMMARY": str(summary)}
-    shell = ("bash", "-e", "-o", "pipefail", "-c")
-    return {name: repository.run(*shell, command, ok=False, **environment) for name, command in steps().items()}
+    return {name: repository.run(*SHELL, command, ok=False, **environment) for name, command in steps().items()}
 
 
 @pytest.fixture
@@ -106,3 +109,34 @@ def test_what_is_not_in_the_remote_is_red(shared: tuple[Repository, Remote], tmp
     (name,) = failing(results)
     assert name == "everything that dvc.lock names is in the remote"
     assert "out.bin" in results[name].stderr and "samebits share" in results[name].stderr
+
+
+def test_the_comparison_with_the_base_becomes_a_comment(known: Repository, tmp_path: Path) -> None:
+    jobs = yaml.safe_load(COMPARISON.read_text())["jobs"]
+    known.run("dvc", "exp", "apply", "slower")
+    known.commit("slower")
+    runner = clone(known, "runner")
+    # As if it had trained already, and with the libraries that both commits pin.
+    runner.run("dvc", "cache", "dir", "--local", str(known.root / ".dvc/cache"))
+    (runner.root / ".venv").mkdir()
+    (runner.root / ".venv/installed").touch()
+    commits = dict(zip(("HEAD", "BASE"), runner.run("git", "rev-parse", "HEAD", "HEAD~1").stdout.split(), strict=True))
+    files = {name: str(tmp_path / name) for name in ("GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT", "GITHUB_PATH")}
+    variables = {**commits, **files, "RUNNER_TEMP": str(tmp_path), "SETTINGS": "-S data.source=shapes"}
+    for step in jobs["train"]["steps"]:
+        if "run" in step:
+            runner.run(*SHELL, step["run"], **variables)
+    assert runner.run("git", "rev-parse", "HEAD").stdout.strip() == commits["HEAD"]
+    summary = (tmp_path / "GITHUB_STEP_SUMMARY").read_text()
+    assert "momentum" in summary and "base-on-shapes" in summary and "head-on-shapes" in summary
+    output = re.fullmatch(r"comparison<<(\w+)\n(.*)\n\1\n", (tmp_path / "GITHUB_OUTPUT").read_text(), re.DOTALL)
+    assert output and f"{output[2]}\n" == summary
+
+    gh = tmp_path / "programs/gh"  # GitHub's own program: what it is called with
+    gh.parent.mkdir()
+    gh.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    gh.chmod(0o755)
+    (step,) = jobs["comment"]["steps"]
+    path = f"{gh.parent}{os.pathsep}{os.environ['PATH']}"
+    called = runner.run(*SHELL, step["run"], NUMBER="7", COMPARISON=output[2], PATH=path).stdout
+    assert called == f"pr\ncomment\n7\n--edit-last\n--create-if-none\n--body\n{summary}"
