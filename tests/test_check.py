@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -542,7 +543,7 @@ def test_a_database_of_an_older_mlflow_is_mended_by_what_is_said(tmp_path: Path)
     assert re.match(r"wrong  mlflow\.db has the schema of an older MLflow \(\w+\) than MLflow \d", line)
     remedy = re.search("`(.+)`$", line)
     assert remedy
-    Repository(tmp_path).run(*remedy[1].split())
+    Repository(tmp_path).run(*shlex.split(remedy[1]))
     assert re.fullmatch(r"ok     mlflow\.db is whole and has the schema of MLflow \S+", look(tmp_path))
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE alembic_version SET version_num = 'fromthefuture'")

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -43,7 +44,9 @@ def emulated(processor: str, folder: Path) -> Path:
     require_program("qemu-x86_64", "qemu-user")
     program = folder / processor / "python"
     program.parent.mkdir(parents=True)
-    program.write_text(f'#!/bin/sh\nexec qemu-x86_64 -cpu {processor} {sys.executable} "$@" 2> /dev/null\n')
+    program.write_text(
+        f'#!/bin/sh\nexec qemu-x86_64 -cpu {processor} {shlex.quote(sys.executable)} "$@" 2> /dev/null\n'
+    )
     program.chmod(0o755)
     return program.parent
 

@@ -1,5 +1,6 @@
 """The health of the tracking database, which is only read: never created, written or migrated."""
 
+import shlex
 import sqlite3
 import urllib.request
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ def _schema(name: str, path: Path, revision: str) -> CheckResult:
         what = f"{name} has a schema that {installed} does not know ({revision})"
         return wrong(what, "run `pip install -e .` for the MLflow of this commit, or move it away")
     what = f"{name} has the schema of an older MLflow ({revision}) than {installed}"
-    return wrong(what, f"copy it, then run `mlflow db upgrade sqlite:///{path}`")
+    return wrong(what, f"copy it, then run `mlflow db upgrade {shlex.quote(f'sqlite:///{path}')}`")
 
 
 def _server(address: str) -> CheckResult:

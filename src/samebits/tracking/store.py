@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sqlite3
 import tempfile
 import threading
@@ -89,7 +90,7 @@ def store_errors(root: Path) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:  # requests raises OSError
         uri, reason = without_password(tracking_uri(root)), f"cannot be used ({short(error)})"
         if "out-of-date database schema" in str(error):
-            reason = f"has the schema of an older MLflow: copy it, then run `mlflow db upgrade {uri}`"
+            reason = f"has the schema of an older MLflow: copy it, then run `mlflow db upgrade {shlex.quote(uri)}`"
         raise UserError(f"the tracking store {uri} {reason}") from None
 
 
