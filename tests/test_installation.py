@@ -69,7 +69,7 @@ def test_a_package_that_was_tampered_with_is_refused(installer: str, tmp_path: P
         base = str(root / ".venv")
         packages = sysconfig.get_path("purelib", "venv", {"base": base, "platbase": base})
         shutil.copytree(Path(pip.__file__).parent, Path(packages) / "pip")
-    only_here = {"PIP_CONFIG_FILE": "/dev/null", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index)}
+    only_here = {"PIP_CONFIG_FILE": "/dev/null", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": index.as_uri()}
     only_here |= {"UV_NO_CONFIG": "1", "UV_FIND_LINKS": str(index), "UV_NO_CACHE": "1", "UV_OFFLINE": "1"}
     make = ("make", "install", f"PYTHON={sys.executable}", *(["UV="] if installer == "pip" else []))
 
