@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 PYTEST = python -m pytest -n 3 --dist worksteal
 UV := $(shell command -v uv 2> /dev/null)
-PIP := $(if $(UV),uv pip install --python $(VENV),python -m pip install --disable-pip-version-check) --quiet
+# Modules are compiled when they are first imported, which saves a minute; all at once if Python may not write what it compiles.
+UV_INSTALL = uv pip install --python $(VENV) $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
+PIP_INSTALL = python -m pip install --disable-pip-version-check $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
+INSTALL = $(if $(UV),$(UV_INSTALL),$(PIP_INSTALL)) --quiet
 # TORCH names a build of PyTorch's own index, such as cpu or cu130. Without it: the build in the usual index.
 PYTORCH_INDEX := $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORCH))
 HASHED := --no-deps --no-build-isolation --require-hashes --requirement
@@ -59,12 +62,12 @@ $(VENV)/installed: pyproject.toml compute.lock requirements.lock hashes/build.tx
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "samebits needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON, as in make run PYTHON=python3.12")'
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "Installing the pinned libraries into $(VENV) with $(if $(UV),uv,pip): a minute or more."
-	@$(PIP) $(HASHED) hashes/build.txt
-	@$(PIP) $(HASHED) hashes/product.txt
-	@$(PIP) $(PYTORCH_INDEX) --no-build-isolation --editable .
+	@$(INSTALL) $(HASHED) hashes/build.txt
+	@$(INSTALL) $(HASHED) hashes/product.txt
+	@$(INSTALL) $(PYTORCH_INDEX) --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed hashes/dev.txt
-	@$(PIP) $(HASHED) hashes/dev.txt
-	@$(PIP) --no-build-isolation --editable '.[dev]'
+	@$(INSTALL) $(HASHED) hashes/dev.txt
+	@$(INSTALL) --no-build-isolation --editable '.[dev]'
 	@touch $@
