@@ -53,7 +53,7 @@ bench: $(VENV)/installed  ## measure: the table of ratios in the README
 	python -m benchmarks
 
 ui: $(VENV)/installed  ## open the tracking page of this project's runs
-	MLFLOW_DISABLE_TELEMETRY=true mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}
+	@samebits ui
 
 hashes: $(VENV)/installed-dev  ## write the hashes of the pinned libraries again, after a pin has changed
 	python hashes/update.py

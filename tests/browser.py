@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -68,7 +69,26 @@ class Browser:
         self.call("Page.navigate", url=page.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
-        return dict(self.call("Runtime.evaluate", expression=LOOK, returnByValue=True)["result"]["value"])
+        return dict(self.evaluate(LOOK))
+
+    def evaluate(self, expression: str) -> Any:
+        """Return the value of an expression in the page; None if it fails."""
+        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def wait_for(self, expression: str, value: Any, seconds: float = 120) -> None:
+        """Wait until an expression in the page has a value."""
+        deadline = time.monotonic() + seconds
+        while (now := self.evaluate(expression)) != value:
+            assert time.monotonic() < deadline, now
+            time.sleep(0.2)
+
+    def visit(self, address: str, text: str, width: int) -> str:
+        """Open an address in a window of `width` pixels, wait until a program in it shows `text`, and return all that it shows."""
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        self.call("Page.navigate", url=address)
+        self.wait_for(f"document.body.innerText.includes({json.dumps(text)})", True)
+        return str(self.evaluate("document.body.innerText"))
 
     def screenshot(self, path: Path) -> None:
         """Save a picture of the whole page."""

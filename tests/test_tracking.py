@@ -1,6 +1,7 @@
 """Runs in a real MLflow store: found by content, one for each result, and never in training's way."""
 
 import copy
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from samebits.repository import git
@@ -32,6 +34,7 @@ PARAMETERS: dict[str, Any] = {
     "train": {"learning_rate": 0.001, "num_epochs": 2},
     "evaluate": {"batch_size": 100},
 }
+ENVIRONMENT = {"processor": "a processor", "versions": {"torch": "2.13.0"}, "flags": ["avx2"]}
 HISTORY = [
     {"step": 2000 * n, "epoch": n, "train_loss": 2.0 / n, "validation_loss": None, "other": float("nan")}
     for n in (1, 2, 3)
@@ -147,8 +150,7 @@ def _head(root: Path) -> str:
 
 
 def _train(root: Path, parameters: dict[str, Any] = PARAMETERS, reported: list[dict[str, Any]] = HISTORY) -> None:
-    environment = {"processor": "a processor", "versions": {"torch": "2.13.0"}, "flags": ["avx2"]}
-    content = RunContent(_origin(root), parameters, DATA, environment, "key")
+    content = RunContent(_origin(root), parameters, DATA, ENVIRONMENT, "key")
     with Recorder(root, "this training") as record:
         record.begin(content)
         for row in reported:
@@ -198,16 +200,48 @@ def test_a_training_and_its_evaluation_are_one_run(root: Path, capfd: pytest.Cap
     assert run.data.metrics["test.recall.sea _ sky"] == 0.75
     assert run.data.metrics["images_per_second"] == 1000.0
     assert not {"validation_loss", "other", "step"} & set(run.data.metrics)
-    assert _artifacts(root, run) == {"params.yaml", "dvc.yaml", "mlartifacts.png"}
+    assert _artifacts(root, run) == {"params.yaml", "dvc.yaml", "environment.json", "mlartifacts.png"}
     assert (tags["samebits.data_md5"], tags["samebits.checkpoint_md5"]) == (DATA, CHECKPOINT)
-    assert tags["samebits.environment.versions.torch"] == "2.13.0"
-    assert tags["samebits.environment.flags"] == '["avx2"]'
-    assert tags["samebits.commit"] == tags["samebits.commits"] == git.commit(root)
+    (written,) = (root / "mlartifacts").rglob("environment.json")
+    assert json.loads(written.read_text()) == ENVIRONMENT
+    assert tags["samebits.commit"] == tags["samebits.commits"] == tags["mlflow.source.git.commit"] == git.commit(root)
+    assert (tags["mlflow.source.name"], tags["mlflow.user"]) == ("dvc.yaml", psutil.Process().username())
+    ((data,),) = ([each.dataset for each in found] for found in [run.inputs.dataset_inputs])
+    assert (data.name, data.digest, json.loads(data.source)) == ("shapes", DATA, PARAMETERS["data"])
     assert tags["samebits.dirty"] == "false"
     found = find_run(open_store(root), content_md5(PARAMETERS, DATA, CHECKPOINT))
     assert found is not None and found.info.run_id == run.info.run_id
     # Neither MLflow nor its libraries print anything.
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_description_says_what_came_out_and_stays_as_somebody_edits_it(root: Path) -> None:
+    metrics = {"accuracy": 0.5397, "accuracy_low": 0.5299, "accuracy_high": 0.5495}
+    result = RunContent(
+        _origin(root), PARAMETERS, DATA, {}, "", CHECKPOINT, HISTORY, metrics, {"confusion_matrix.png": b"p"}
+    )
+    store = open_store(root)
+    runs.record(store, replace(result, metrics={}))  # as after the training
+    assert runs.record(store, result) == "completed"
+    (run,) = _runs(store)
+    note, run_id = run.data.tags["mlflow.note.content"], run.info.run_id
+    assert note.startswith("**lab** on shapes, seed 0: accuracy **53.97 %** (95 %: 52.99 to 54.95)\n")
+    assert f"`samebits verify --run {run_id}`" in note and f"`git checkout {_head(root)[:12]} && dvc repro`" in note
+    assert f"(get-artifact?path=confusion_matrix.png&run_uuid={run_id})" in note
+    store.client.set_tag(run_id, "mlflow.note.content", "the best so far")
+    runs.record(store, result)
+    assert _only_run(root).data.tags["mlflow.note.content"] == "the best so far"
+
+
+def test_a_run_of_an_earlier_version_is_found_and_left_as_it_is(root: Path) -> None:
+    result = RunContent(_origin(root), PARAMETERS, DATA, ENVIRONMENT, "", CHECKPOINT, HISTORY, METRICS)
+    store = open_store(root)
+    tags = {"samebits.environment.versions.torch": "2.12.0", "samebits.commits": _head(root), **result.result_tags}
+    old = store.client.create_run(store.experiment_id, tags=tags).info.run_id
+    assert runs.record(store, result, is_live=False) == "completed"
+    assert runs.record(store, result, is_live=False) == "there"
+    run = _only_run(root)
+    assert run.info.run_id == old and tags.items() <= run.data.tags.items()
 
 
 def test_evaluating_again_changes_nothing(root: Path) -> None:
@@ -351,8 +385,7 @@ def test_git_ignores_what_dvc_writes(root: Path, tmp_path: Path) -> None:
 
 def test_the_tags_by_which_runs_are_found_never_change() -> None:
     """Else no run in a user's database would be found, and each would be written again."""
-    environment = {"processor": "a processor", "versions": {"torch": "2.13.0"}, "flags": ["avx2"], "threads": 2}
-    content = RunContent(Origin("a" * 40, b"patch", "muddy-fork", is_dirty=True), PARAMETERS, DATA, environment, "key")
+    content = RunContent(Origin("a" * 40, b"patch", "muddy-fork", is_dirty=True), PARAMETERS, DATA, ENVIRONMENT, "key")
     assert content.tags == {
         "samebits.data_md5": DATA,
         "samebits.parameters_md5": "856b14f3381f7b7793660d6b54bd86e8",
@@ -361,10 +394,9 @@ def test_the_tags_by_which_runs_are_found_never_change() -> None:
         "samebits.commit": "a" * 40,
         "samebits.commits": f"{'a' * 40}-dirty",
         "samebits.dirty": "true",
-        "samebits.environment.processor": "a processor",
-        "samebits.environment.versions.torch": "2.13.0",
-        "samebits.environment.flags": '["avx2"]',
-        "samebits.environment.threads": "2",
+        "mlflow.source.name": "dvc.yaml",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": "a" * 40,
     }
     complete = replace(content, checkpoint_md5=CHECKPOINT)
     assert complete.result_tags == {

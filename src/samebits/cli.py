@@ -123,6 +123,17 @@ def track(revisions: tuple[str, ...], everything: bool) -> int:
     return 0
 
 
+@samebits.command()
+@option(
+    "--port", metavar="N", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Or the next free one."
+)
+def ui(port: int) -> int:
+    """Open MLflow's page with the runs of this project."""
+    from samebits.tracking import runs_page
+
+    return runs_page.show(_repository(), port)
+
+
 def _points(_context: click.Context, _option: click.Parameter, points: float | None) -> float | None:
     if points is not None and not 0 <= points <= 100:
         raise click.BadParameter(f"{points} is no number of percentage points from 0 to 100")

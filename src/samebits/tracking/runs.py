@@ -12,6 +12,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from samebits.paths import MODEL_ENVIRONMENT, PIPELINE
 from samebits.processes import is_alive
 from samebits.repository.digests import md5_of
 from samebits.repository.dvc_lock import Output, flatten
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 # The artifact that lists every output with its hash, for `samebits verify --run`.
 OUTPUTS = "outputs.json"
-_CONTENT, _TRAINING = "samebits.content", "samebits.training"
+_CONTENT, _TRAINING, _NOTE = "samebits.content", "samebits.training", "mlflow.note.content"
 _ORIGINS = ("samebits.commits", "samebits.experiments")  # tags that hold several values
 # MLflow's limits.
 _MAX_KEY, _MAX_PARAM, _MAX_TAG = 250, 6000, 8000
@@ -57,9 +58,18 @@ class RunContent:
             "samebits.commit": commit,
             "samebits.commits": f"{commit}-dirty" if commit and is_dirty else commit,  # as `git describe --dirty` says
             "samebits.dirty": ("true" if is_dirty else "false") if commit or is_dirty else "",
+            "mlflow.source.name": PIPELINE,
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.git.commit": commit,
         }
-        environment = {f"samebits.environment.{key}": _text(value) for key, value in flatten(self.environment).items()}
-        return {key: value for key, value in tags.items() if value} | environment
+        return {key: value for key, value in tags.items() if value}
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The artifacts that do not depend on what came out, by name."""
+        environment = (json.dumps(self.environment, indent=2) + "\n").encode() if self.environment else b""
+        files = {Path(MODEL_ENVIRONMENT).name: environment, "diff.patch": self.origin.patch}
+        return self.origin.files | {name: content for name, content in files.items() if content}
 
     @property
     def result_tags(self) -> dict[str, str]:
@@ -73,6 +83,23 @@ class RunContent:
         listed = [asdict(output) for output in sorted(self.outputs, key=lambda output: output.path)]
         outputs = {OUTPUTS: (json.dumps(listed, indent=2) + "\n").encode()} if listed else {}
         return {**self.pictures, **outputs}
+
+    def note(self, run_id: str) -> dict[str, str]:
+        """Return the tag that is the run's description, in Markdown: what came out, and how to get it again."""
+        if "accuracy" not in self.metrics:
+            return {}
+        accuracy, low, high = (f"{100 * self.metrics[f'accuracy{end}']:.2f}" for end in ("", "_low", "_high"))
+        data, recipe, seed = (self.parameters.get(key) for key in ("data", "recipe", "seed"))
+        lines = [
+            f"**{recipe}** on {(data or {}).get('source')}, seed {seed}: "
+            f"accuracy **{accuracy} %** (95 %: {low} to {high})",
+            f"Run it again and compare every output: `samebits verify --run {run_id}`",
+        ]
+        if (commit := self.origin.commit) and not self.origin.is_dirty:
+            lines.append(f"Continue from it: `git checkout {commit[:12]} && dvc repro`")
+        if "confusion_matrix.png" in self.pictures:  # the address of an artifact, from MLflow's page
+            lines.append(f"![Confusion matrix](get-artifact?path=confusion_matrix.png&run_uuid={run_id})")
+        return {_NOTE: "\n\n".join(lines)}
 
 
 @dataclass(frozen=True)
@@ -136,7 +163,7 @@ def record(store: Store, content: RunContent, opened: OpenRun | None = None, *, 
             metrics = [metric for metric in metrics if metric.key not in values]
             there = {file.path for file in store.client.list_artifacts(run_id)}
             files = {name: file for name, file in files.items() if name not in there}
-        _log(store, run_id, metrics=metrics)
+        _log(store, run_id, metrics=metrics, tags={} if _NOTE in run.data.tags else content.note(run_id))
         _log_files(store, run_id, files)
         return "completed" if metrics or files else "there"
 
@@ -147,7 +174,8 @@ def _complete(store: Store, content: RunContent, opened: OpenRun, is_live: bool)
     _log_files(store, opened.run_id, content.result_files)
     # A run that was written later has no timings and no host; this tag says why.
     later = {} if is_live else {"samebits.recorded": "afterwards"}
-    _log(store, opened.run_id, tags=content.result_tags | later)  # now it can be found
+    tags = content.result_tags | content.note(opened.run_id) | later
+    _log(store, opened.run_id, tags=tags)  # now it can be found
     store.client.set_terminated(opened.run_id, "FINISHED")
     # Nobody continues a complete training; and the process that writes an older result did not make it.
     for key in ([_TRAINING] if content.training else []) if is_live else process_tags():
@@ -176,8 +204,12 @@ def process_tags() -> dict[str, str]:
     import psutil
 
     process = psutil.Process()
-    started = str(process.create_time())
-    return {"samebits.host": platform.node(), "samebits.pid": str(process.pid), "samebits.process_started": started}
+    return {
+        "samebits.host": platform.node(),
+        "samebits.pid": str(process.pid),
+        "samebits.process_started": str(process.create_time()),
+        "mlflow.user": process.username(),
+    }
 
 
 def now() -> int:
@@ -186,13 +218,17 @@ def now() -> int:
 
 
 def _create_run(store: Store, content: RunContent, process: Mapping[str, str]) -> OpenRun:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
     name = content.origin.experiment or f"{content.parameters.get('recipe')}-seed{content.parameters.get('seed')}"
-    run = store.client.create_run(store.experiment_id, run_name=name, tags=dict(process))
+    run_id = store.client.create_run(store.experiment_id, run_name=name, tags=dict(process)).info.run_id
     params = {key: _text(value) for key, value in flatten(content.parameters).items()}
-    _log(store, run.info.run_id, params=params, tags=content.tags)
-    patch = {"diff.patch": content.origin.patch} if content.origin.patch else {}
-    _log_files(store, run.info.run_id, content.origin.files | patch)
-    return OpenRun(run.info.run_id)
+    _log(store, run_id, params=params, tags=content.tags)
+    source = content.parameters.get("data") or {}
+    data = Dataset(str(source.get("source")), content.data_md5, "dvc", json.dumps(source))
+    store.client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+    _log_files(store, run_id, content.files)
+    return OpenRun(run_id)
 
 
 def _only_run(store: Store, content: RunContent) -> "Run | None":
