@@ -35,11 +35,10 @@ def run(root: Path) -> int:
     before = lock.read_bytes() if lock.is_file() else b""
     if code := dvc_command.reproduce(root):
         return code
-    if not _has_mlflow_run(root):
-        _track(root, [])
-    report = root / paths.REPORT
+    result, report = results.workspace(root), root / paths.REPORT
+    _track(result)
     if lock.read_bytes() != before or not report.is_file():
-        _write_report(results.workspace(root), report)
+        _write_report(result, report)
     title = f"{settings.recipe} on {settings.data.source}, seed {settings.seed}"
     _show(title, root / paths.METRICS, _against_the_record(root), root / paths.PLOTS, report)
     return 0
@@ -54,21 +53,22 @@ def _run_on_shapes(root: Path, why: cifar10.DownloadFailed) -> int:
     is_known = name in git.experiment_names(root).values()
     if not is_known and (code := dvc_command.run_experiment(root, name, {"data.source": "shapes"})):
         return code
-    _track(root, [name])
+    result = results.find(root, name)
+    _track(result)
     folder = root / paths.EXPERIMENTS / name
     pictures, metrics, report = (folder / Path(each).name for each in (paths.PLOTS, paths.METRICS, paths.REPORT))
-    folder.mkdir(parents=True, exist_ok=True)
-    dvc_command.fetch(root, name, paths.PLOTS, pictures)
-    dvc_command.fetch(root, name, paths.METRICS, metrics)
-    if not (is_known and report.is_file()):
-        _write_report(results.find(root, name), report)
+    if not (is_known and all(path.exists() for path in (pictures, metrics, report))):
+        folder.mkdir(parents=True, exist_ok=True)
+        dvc_command.fetch(root, name, paths.PLOTS, pictures)
+        dvc_command.fetch(root, name, paths.METRICS, metrics)
+        _write_report(result, report)
     _show(f"experiment {name} on shapes (not CIFAR-10)", metrics, None, pictures, report)
     return 0
 
 
-def _has_mlflow_run(root: Path) -> bool:
+def _has_mlflow_run(result: results.Result) -> bool:
     """Tell, without importing MLflow (3 s), that a local database holds the whole run of this result and commit."""
-    result, uri = results.workspace(root), tracking.tracking_uri(root)
+    uri, base = tracking.tracking_uri(result.root), result.base
     data_md5, checkpoint_md5 = result.md5(paths.DATASET), result.md5(paths.CHECKPOINT)
     if not (uri.startswith("sqlite:///") and data_md5 and checkpoint_md5):
         return False
@@ -83,19 +83,21 @@ def _has_mlflow_run(root: Path) -> bool:
         )
         # The list of outputs is the last that a run gets.
         return any(
-            {result.commit, f"{result.commit}-dirty"} & set(commits.split())
+            {base, f"{base}-dirty"} & set(commits.split())
             and (database.parent / paths.ARTIFACTS / run_id / "artifacts" / tracking.OUTPUTS).is_file()
             for run_id, commits in found
         )
     return False
 
 
-def _track(root: Path, revisions: list[str]) -> None:
+def _track(result: results.Result) -> None:
     """Make sure that MLflow holds the run, even if DVC took the result from its cache; a failure costs a warning."""
+    if _has_mlflow_run(result):
+        return
     from samebits.tracking import backfill
 
     try:
-        backfill.track(root, revisions, everything=False)
+        backfill.track(result.root, [] if result.is_workspace else [result.name], everything=False)
     except UserError as error:
         print(f"warning: MLflow does not hold the run of this result: {error}", file=sys.stderr)
 

@@ -99,13 +99,17 @@ class Result:
         # Numbers as a live run has them (1 for a float is 1.0), but no keys that its version did not know.
         return resolved if dvc_lock.flatten(resolved).keys() <= dvc_lock.flatten(whole | recipe).keys() else plain
 
+    @property
+    def base(self) -> str | None:
+        """The commit that it was made from, with or without changes; of an experiment, the one before."""
+        return (git.commit(self.root, f"{self.commit}^") if self.experiment else None) or self.commit or None
+
     def origin(self) -> Origin:
         """Return where it comes from: its own files, unless they are not those that it was made from."""
-        base = git.commit(self.root, f"{self.commit}^") if self.experiment else None
-        commit = base or self.commit or None
+        commit = self.base
         if self._is_stale():
             return Origin(commit, b"", self.experiment, is_dirty=True)
-        patch = git.diff(self.root, base, self.commit) if base else self.patch
+        patch = git.diff(self.root, commit, self.commit) if commit and commit != self.commit else self.patch
         files = {path: content for path in (PARAMETERS, PIPELINE) if (content := self.file(path)) is not None}
         return Origin(commit, patch, self.experiment, files, is_dirty=bool(patch))
 

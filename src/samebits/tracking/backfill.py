@@ -17,7 +17,8 @@ from samebits.errors import UserError
 from samebits.repository import cache as caches
 from samebits.repository import git, remote
 from samebits.results import Read, Result
-from samebits.tracking.runs import RunContent, close_abandoned, record
+from samebits.tracking.run_content import RunContent
+from samebits.tracking.runs import close_abandoned, record
 from samebits.tracking.store import open_store, store_errors
 
 # Outputs without which a result is not complete.

@@ -13,7 +13,8 @@ from queue import SimpleQueue
 from typing import Any, Self
 
 import samebits
-from samebits.tracking.runs import OpenRun, RunContent, close_abandoned, log_rows, now, open_run, process_tags, record
+from samebits.tracking.run_content import RunContent
+from samebits.tracking.runs import OpenRun, close_abandoned, log_rows, now, open_run, process_tags, record
 from samebits.tracking.store import Store, open_store, quiet_mlflow, short
 
 WAIT_SECONDS = 60.0

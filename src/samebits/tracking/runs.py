@@ -1,4 +1,4 @@
-"""The run of a result: what it says, how its content identifies it, how it is written, live or later."""
+"""The run of a result: how it is found and written, live or later."""
 
 import json
 import math
@@ -7,99 +7,23 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samebits.paths import MODEL_ENVIRONMENT, PIPELINE
 from samebits.processes import is_alive
-from samebits.repository.digests import md5_of
-from samebits.repository.dvc_lock import Output, flatten
-from samebits.repository.origin import Origin
+from samebits.repository.dvc_lock import flatten
+from samebits.tracking.run_content import CONTENT, NOTE, TRAINING, RunContent
 from samebits.tracking.store import Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
-# The artifact that lists every output with its hash, for `samebits verify --run`.
-OUTPUTS = "outputs.json"
-_CONTENT, _TRAINING, _NOTE = "samebits.content", "samebits.training", "mlflow.note.content"
 _ORIGINS = ("samebits.commits", "samebits.experiments")  # tags that hold several values
 # MLflow's limits.
 _MAX_KEY, _MAX_PARAM, _MAX_TAG = 250, 6000, 8000
 _MAX_PER_CALL = 100
-
-
-@dataclass(frozen=True)
-class RunContent:
-    """What a run says of a result. While the network is being trained, checkpoint_md5 and all after it are empty."""
-
-    origin: Origin
-    parameters: Mapping[str, Any]
-    data_md5: str
-    environment: Mapping[str, Any]
-    training: str = ""  # key of the training, by which an interrupted run is continued
-    checkpoint_md5: str = ""
-    history: Sequence[Mapping[str, Any]] = ()  # rows: `step` and numbers
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
-    outputs: Sequence[Output] = ()
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """The tags that do not depend on what came out."""
-        commit, is_dirty = self.origin.commit or "", self.origin.is_dirty
-        tags = {
-            "samebits.data_md5": self.data_md5,
-            "samebits.parameters_md5": _parameters_md5(self.parameters),
-            _TRAINING: self.training,
-            "samebits.experiments": self.origin.experiment or "",
-            "samebits.commit": commit,
-            "samebits.commits": f"{commit}-dirty" if commit and is_dirty else commit,  # as `git describe --dirty` says
-            "samebits.dirty": ("true" if is_dirty else "false") if commit or is_dirty else "",
-            "mlflow.source.name": PIPELINE,
-            "mlflow.source.type": "LOCAL",
-            "mlflow.source.git.commit": commit,
-        }
-        return {key: value for key, value in tags.items() if value}
-
-    @property
-    def files(self) -> dict[str, bytes]:
-        """The artifacts that do not depend on what came out, by name."""
-        environment = (json.dumps(self.environment, indent=2) + "\n").encode() if self.environment else b""
-        files = {Path(MODEL_ENVIRONMENT).name: environment, "diff.patch": self.origin.patch}
-        return self.origin.files | {name: content for name, content in files.items() if content}
-
-    @property
-    def result_tags(self) -> dict[str, str]:
-        """The tags that a run gets when its result is complete, and by which it is found from then on."""
-        content = content_md5(self.parameters, self.data_md5, self.checkpoint_md5)
-        return {"samebits.checkpoint_md5": self.checkpoint_md5, _CONTENT: content}
-
-    @property
-    def result_files(self) -> dict[str, bytes]:
-        """The artifacts that show what came out, by name."""
-        listed = [asdict(output) for output in sorted(self.outputs, key=lambda output: output.path)]
-        outputs = {OUTPUTS: (json.dumps(listed, indent=2) + "\n").encode()} if listed else {}
-        return {**self.pictures, **outputs}
-
-    def note(self, run_id: str) -> dict[str, str]:
-        """Return the tag that is the run's description, in Markdown: what came out, and how to get it again."""
-        if "accuracy" not in self.metrics:
-            return {}
-        accuracy, low, high = (f"{100 * self.metrics[f'accuracy{end}']:.2f}" for end in ("", "_low", "_high"))
-        data, recipe, seed = (self.parameters.get(key) for key in ("data", "recipe", "seed"))
-        lines = [
-            f"**{recipe}** on {(data or {}).get('source')}, seed {seed}: "
-            f"accuracy **{accuracy} %** (95 %: {low} to {high})",
-            f"Run it again and compare every output: `samebits verify --run {run_id}`",
-        ]
-        if (commit := self.origin.commit) and not self.origin.is_dirty:
-            lines.append(f"Continue from it: `git checkout {commit[:12]} && dvc repro`")
-        if "confusion_matrix.png" in self.pictures:  # the address of an artifact, from MLflow's page
-            lines.append(f"![Confusion matrix](get-artifact?path=confusion_matrix.png&run_uuid={run_id})")
-        return {_NOTE: "\n\n".join(lines)}
 
 
 @dataclass(frozen=True)
@@ -110,14 +34,9 @@ class OpenRun:
     logged: set[tuple[str, int]] = field(default_factory=set)
 
 
-def content_md5(parameters: Mapping[str, Any], data_md5: str, checkpoint_md5: str) -> str:
-    """Return the MD5 that identifies a result: its run is found by it."""
-    return md5_of(f"{data_md5} {checkpoint_md5} {_parameters_md5(parameters)}".encode())
-
-
 def find_run(store: Store, content: str) -> "Run | None":
     """Return the run of the result with this `content_md5`, the oldest if there are several."""
-    return next(iter(_search(store, f"tags.`{_CONTENT}` = '{content}'")), None)
+    return next(iter(_search(store, f"tags.`{CONTENT}` = '{content}'")), None)
 
 
 def get_run(store: Store, run_id: str) -> "Run | None":
@@ -129,7 +48,7 @@ def get_run(store: Store, run_id: str) -> "Run | None":
 def open_run(store: Store, content: RunContent, process: Mapping[str, str]) -> OpenRun:
     """Return a RUNNING run for a training: the one that was interrupted on this host, or a new one."""
     with store.lock:
-        here = f"tags.`{_TRAINING}` = '{content.training}' and tags.`samebits.host` = '{platform.node()}'"
+        here = f"tags.`{TRAINING}` = '{content.training}' and tags.`samebits.host` = '{platform.node()}'"
         for run in _search(store, here):
             if run.info.status in ("FAILED", "KILLED"):
                 run_id = run.info.run_id
@@ -163,7 +82,7 @@ def record(store: Store, content: RunContent, opened: OpenRun | None = None, *, 
             metrics = [metric for metric in metrics if metric.key not in values]
             there = {file.path for file in store.client.list_artifacts(run_id)}
             files = {name: file for name, file in files.items() if name not in there}
-        _log(store, run_id, metrics=metrics, tags={} if _NOTE in run.data.tags else content.note(run_id))
+        _log(store, run_id, metrics=metrics, tags={} if NOTE in run.data.tags else content.note(run_id))
         _log_files(store, run_id, files)
         return "completed" if metrics or files else "there"
 
@@ -178,7 +97,7 @@ def _complete(store: Store, content: RunContent, opened: OpenRun, is_live: bool)
     _log(store, opened.run_id, tags=tags)  # now it can be found
     store.client.set_terminated(opened.run_id, "FINISHED")
     # Nobody continues a complete training; and the process that writes an older result did not make it.
-    for key in ([_TRAINING] if content.training else []) if is_live else process_tags():
+    for key in ([TRAINING] if content.training else []) if is_live else process_tags():
         store.client.delete_tag(opened.run_id, key)
 
 
@@ -233,7 +152,7 @@ def _create_run(store: Store, content: RunContent, process: Mapping[str, str]) -
 
 def _only_run(store: Store, content: RunContent) -> "Run | None":
     """Find the run of a result. If several machines wrote it at once, only the oldest run is kept."""
-    found = _search(store, f"tags.`{_CONTENT}` = '{content.result_tags[_CONTENT]}'")
+    found = _search(store, f"tags.`{CONTENT}` = '{content.result_tags[CONTENT]}'")
     while len(found) > 1:
         twin = found.pop()
         _add_origin(store, found[0], twin.data.tags)
@@ -296,10 +215,6 @@ def _metrics(values: Mapping[str, Any], step: int, timestamp: int) -> list["Metr
         for key, value in flatten(values).items()
         if isinstance(value, Real) and math.isfinite(value)
     ]
-
-
-def _parameters_md5(parameters: Mapping[str, Any]) -> str:
-    return md5_of(json.dumps(parameters, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
 
 
 def _key(name: str) -> str:
