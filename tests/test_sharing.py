@@ -165,6 +165,21 @@ def test_results_that_are_lost_here_are_said_to_be(quick: Repository, tmp_path: 
     assert records and not [record for record in records if md5 in record.partition("outs:")[2]]
 
 
+def test_the_history_that_a_clone_begins_with_is_not_missed(quick: Repository, tmp_path: Path) -> None:
+    remotes.folder(tmp_path / "team").add_to(quick)
+    quick.commit("a remote")
+    second = clone(quick, "second")
+    seed(second, 5)
+    assert second.repro() == ["data", "work", "measure"]
+    second.commit("another seed")
+    assert share(second).stderr.count("neither here nor in team") == 0  # of seed 0, whose commit git's remote has
+    second.run("git", "push", "--quiet", "origin", "HEAD:refs/heads/second")
+    md5 = output_of(second, 5)
+    for lost in (second.root / ".dvc/cache", tmp_path / "team"):
+        (lost / "files/md5" / md5[:2] / md5[2:]).unlink()
+    assert f"note: neither here nor in team: 1 object of known results ({OUTPUT});" in share(second).stderr
+
+
 def test_a_damaged_object_is_not_shared(quick: Repository, tmp_path: Path) -> None:
     remote = remotes.folder(tmp_path / "team")
     remote.add_to(quick)

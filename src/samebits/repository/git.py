@@ -131,9 +131,12 @@ def commits_of(workspace: Path, *paths: str) -> list[str]:
     return _text(workspace, "rev-list", *options, *_heads(workspace), "--", *paths).split()
 
 
-def versions(workspace: Path, *paths: str) -> list[bytes]:
-    """Return the different contents that files of these paths have in any commit of any branch, tag or experiment."""
-    roots = (*_heads(workspace), f"--glob={_EXPERIMENTS}")
+def versions(workspace: Path, *paths: str, published: bool = False) -> list[bytes]:
+    """Return the different contents that files of these paths have in any commit of any branch, tag or experiment.
+
+    If `published`, only in commits on the branches of git's remotes, as they were fetched or pushed last.
+    """
+    roots = ("--remotes",) if published else (*_heads(workspace), f"--glob={_EXPERIMENTS}")
     listed = _git(workspace, "rev-list", "--objects", "--full-history", *roots, "--", *paths).decode()
     named = dict(line.split(" ", 1) for line in listed.splitlines() if " " in line)
     with reader(workspace) as read_object:

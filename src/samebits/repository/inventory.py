@@ -32,6 +32,16 @@ def collect(root: Path, cache: Cache) -> Inventory:
     return inventory
 
 
+def not_of_others(root: Path, cache: Cache, inventory: Inventory, objects: dict[str, str]) -> dict[str, str]:
+    """Leave out the objects of commits on git's remotes, such as the history that a clone begins with.
+
+    What a stage made here stays: a colleague who pulls such a commit would miss it.
+    """
+    made_here = {name for names in inventory.records.values() for name in names}
+    published = {name for content in git.versions(root, *_RECORDS, published=True) for name in _outputs(content, cache)}
+    return {name: path for name, path in objects.items() if name in made_here or name not in published}
+
+
 def not_in_git(root: Path, objects: dict[str, str]) -> dict[str, str]:
     """Leave out the objects whose content git holds, as it does metrics (`cache: false`)."""
     in_git = {md5_of(content) for content in _contents(root, *sorted(set(objects.values())))} if objects else set()

@@ -9,7 +9,7 @@ from samebits.repository import cache as caches
 from samebits.repository import git
 from samebits.repository.cache import Cache
 from samebits.repository.false_records import require_true
-from samebits.repository.inventory import Inventory, collect, not_in_git
+from samebits.repository.inventory import Inventory, collect, not_in_git, not_of_others
 from samebits.repository.remote import Remote, open_remote
 
 
@@ -30,7 +30,7 @@ def share(root: Path, remote_name: str | None) -> int:
             raise UserError(f"{root} has no result yet: run `dvc repro`, or fetch commits that record one")
         lost = _send_objects(root, cache, inventory, remote)
         _send_records(cache, inventory, lost, remote)
-    if lost:
+    if lost := not_of_others(root, cache, inventory, lost):
         what = f"{_count(len(lost), 'object')} of known results ({listed(sorted(set(lost.values())))})"
         print(f"note: neither here nor in {remote.name}: {what}; whoever made them has to share too", file=sys.stderr)
     if not remote.is_checked:
