@@ -30,6 +30,7 @@ def test_the_first_screen_shows_the_accuracy_of_the_last_run(done: Repository, t
         process = done.start(*display, "samebits", "ui", "--port", str(taken))
         try:
             assert process.stdout is not None
+            assert process.stdout.readline() == "MLflow starts ...\n"
             line = process.stdout.readline()
             address = line.removeprefix("tracking page: ").rstrip()
             server = address.partition("/#/")[0]
@@ -38,7 +39,7 @@ def test_the_first_screen_shows_the_accuracy_of_the_last_run(done: Repository, t
             with chromium() as tab:
                 _look(tab, address, tmp_path, done)
             told = done.run(*display, "samebits", "ui", MLFLOW_TRACKING_URI=server)
-            assert told.stdout == f"tracking page: {address}\n" and told.stderr == ""
+            assert told.stdout == f"tracking page: {address}\n" and told.stderr == "MLflow starts ...\n"
             assert opened.read_text() == f"{address}\n" * 2
         finally:
             process.send_signal(signal.SIGINT)

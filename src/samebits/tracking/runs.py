@@ -144,7 +144,7 @@ def _create_run(store: Store, content: RunContent, process: Mapping[str, str]) -
     params = {key: _text(value) for key, value in flatten(content.parameters).items()}
     _log(store, run_id, params=params, tags=content.tags)
     source = content.parameters.get("data") or {}
-    data = Dataset(str(source.get("source")), content.data_md5, "dvc", json.dumps(source))
+    data = Dataset(str(source.get("source", "data")), content.data_md5, "dvc", json.dumps(source))
     store.client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
     _log_files(store, run_id, content.files)
     return OpenRun(run_id)

@@ -16,7 +16,6 @@ from samebits.errors import UserError
 from samebits.tracking.store import open_store, store_errors, tracking_uri, without_password
 
 _NUM_PORTS = 10
-_START_SECONDS = 120
 # What the page shows beside name and time. MLflow keeps it in the experiment, as a view that an address can name.
 _VIEW, _TAG = "samebits", "mlflow.sharedViewState.samebits"
 _COLUMNS = [
@@ -30,6 +29,7 @@ def show(root: Path, first_port: int) -> int:
 
     Ours listens on this machine's first free port of those from `first_port`. Raises UserError if the store cannot be used.
     """
+    print("MLflow starts ...", file=sys.stderr)  # which takes ten seconds
     uri = tracking_uri(root)
     with store_errors(root):
         store = open_store(root)
@@ -44,7 +44,7 @@ def show(root: Path, first_port: int) -> int:
 
 
 def _serve(root: Path, uri: str, port: int, page: str) -> None:
-    """Run MLflow's server until Ctrl-C. Raises UserError if it does not start."""
+    """Run MLflow's server until Ctrl-C. Raises UserError if it ends by itself."""
     address = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
     # Not as an argument, which every user of the machine can read: it may hold a password. No processes for GenAI's jobs.
     settings = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -61,38 +61,33 @@ def _serve(root: Path, uri: str, port: int, page: str) -> None:
             start_new_session=True,  # Ctrl-C ends us, and we end all processes of the server
         )
         try:
-            deadline = time.monotonic() + _START_SECONDS
-            while not _answers(port):
-                if server.poll() is not None or time.monotonic() > deadline:
-                    log.seek(0)
-                    raise UserError(f"MLflow's server did not start: {' '.join(log.read().split())[-300:]}")
+            while server.poll() is None:
+                if _answers(port):
+                    _open(f"http://127.0.0.1:{port}/{page}")
+                    print("Ctrl-C ends it.", flush=True)
+                    server.wait()
                 time.sleep(0.1)
-            _open(f"http://127.0.0.1:{port}/{page}")
-            print("Ctrl-C ends it.", flush=True)
-            server.wait()
+            log.seek(0)
+            raise UserError(f"MLflow's server has ended: {' '.join(log.read().split())[-300:]}")
         except KeyboardInterrupt:
             pass
         finally:
-            for number in (signal.SIGTERM, signal.SIGKILL):
-                with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                    os.killpg(server.pid, number)
-                    server.wait(5)
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)  # at once: its database is made for that
+            server.wait()
 
 
 def _free_port(first: int) -> int:
-    last = min(first + _NUM_PORTS - 1, 65535)
-    for port in range(first, last + 1):
-        with suppress(OSError), socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", port))
+    ports = range(first, min(first + _NUM_PORTS, 65536))
+    for port in ports:
+        if not _answers(port):
             return port
-    raise UserError(f"no port from {first} to {last} is free: choose another with --port")
+    raise UserError(f"the ports {first} to {ports[-1]} are in use: choose another with --port")
 
 
 def _answers(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
-    return False
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _open(address: str) -> None:
