@@ -21,7 +21,7 @@ from tests.conftest import Repository
 from tests.remotes import clone
 
 # What belongs to the process that logged live, or to when it did.
-LIVE_TAGS = {"samebits.host", "samebits.pid", "samebits.process_started"}
+LIVE_TAGS = {"samebits.host", "samebits.pid", "samebits.process_started", "mlflow.user"}
 LIVE_METRICS = {"images_per_second"}
 TAG = "samebits.recorded"
 
@@ -59,7 +59,9 @@ def content_of(store: Store, run: Any, folder: Path) -> dict[str, Any]:
     return {
         "name": run.info.run_name,
         "params": run.data.params,
-        "tags": {key: value for key, value in run.data.tags.items() if key not in LIVE_TAGS | {TAG}},
+        "tags": {
+            key: value.replace(run_id, "ID") for key, value in run.data.tags.items() if key not in LIVE_TAGS | {TAG}
+        },
         "history": {
             key: sorted((each.step, each.value) for each in store.client.get_metric_history(run_id, key))
             for key in run.data.metrics
