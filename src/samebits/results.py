@@ -1,6 +1,8 @@
 """A result, wherever it lies: its code and parameters, what its stages recorded, and the files that came out."""
 
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +12,7 @@ from pydantic import ValidationError
 
 from samebits.errors import UserError
 from samebits.params import Params
-from samebits.paths import LOCK, PARAMETERS, PIPELINE
+from samebits.paths import CHECKPOINT, DATASET, HISTORY, LOCK, METRICS, PARAMETERS, PIPELINE
 from samebits.repository import cache as caches
 from samebits.repository import dvc_lock, git
 from samebits.repository.digests import md5_if_readable, md5_of
@@ -24,6 +26,8 @@ _WITHOUT = {
     PIPELINE: "it is from before the pipeline",
     LOCK: "it is from before the first result, which `dvc repro` and a commit of dvc.lock record",
 }
+# Outputs without which a result is not complete.
+_NEEDED = (DATASET, CHECKPOINT, HISTORY, METRICS)
 # Reads the content that git holds under a name such as `main:params.yaml`.
 Read = Callable[[str], bytes | None]
 
@@ -80,6 +84,35 @@ class Result:
             except UserError:
                 pass
         return content
+
+    def require(self, path: str) -> bytes:
+        """Return the content of an output. Raises UserError, which says what to do, if it is nowhere to be found."""
+        if self.md5(path) is None:
+            raise UserError(f"{self} records no {path}: run `dvc repro` there and commit dvc.lock")
+        if (content := self.read(path)) is not None:
+            return content
+        if self.is_workspace:
+            raise UserError(f"{path} is not in the workspace as dvc.lock records it: run `dvc pull` or `dvc repro`")
+        raise UserError(
+            f"{path} of {self} is neither in DVC's cache nor on its remote: run `dvc push` where it was made, "
+            f"or make it again: git checkout {self.commit[:7]}, dvc repro"
+        )
+
+    @contextmanager
+    def copied(self, path: str) -> Iterator[Path]:
+        """Yield a temporary copy of an output, which has its name. Raises UserError as `require` does."""
+        with tempfile.TemporaryDirectory(prefix="samebits-") as folder:
+            copy = Path(folder) / Path(path).name
+            if place := self.place(path):  # which need not fit into memory
+                copy.symlink_to(place.absolute())
+            else:
+                copy.write_bytes(self.require(path))
+            yield copy
+
+    def require_complete(self) -> None:
+        """Raise UserError unless every stage recorded what it made of today's outputs of the stages before."""
+        if missing := [path for path in _NEEDED if self.md5(path) is None] or list(self.record.misfits):
+            raise UserError(f"dvc.lock of {self} records no complete result ({', '.join(missing)}): run `dvc repro`")
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters that decided it, in the form in which `Params.resolved` gives them to a live run.

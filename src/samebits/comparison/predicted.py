@@ -35,28 +35,14 @@ class Predicted:
 
 def load(revision: Result) -> Predicted:
     """Read what a comparison needs. Raises UserError if it is not recorded, nowhere to be found or damaged."""
-    content = require(revision, paths.DATASET)
+    content = revision.require(paths.DATASET)
     try:
         values = json.loads(content)
         description, test_sha256 = prepared.Description.from_json(values), values.get("raw_sha256", {}).get("test")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{paths.DATASET} of {revision} is damaged ({error})") from None
-    table = predictions.read(require(revision, paths.PREDICTIONS), f"{paths.PREDICTIONS} of {revision}")
+    table = predictions.read(revision.require(paths.PREDICTIONS), f"{paths.PREDICTIONS} of {revision}")
     return Predicted(revision, table, description, test_sha256, _parameters(revision))
-
-
-def require(revision: Result, path: str) -> bytes:
-    """Return the content of an output. Raises UserError, which says what to do, if it is nowhere to be found."""
-    if revision.md5(path) is None:
-        raise UserError(f"{revision} records no {path}: run `dvc repro` there and commit dvc.lock")
-    if (content := revision.read(path)) is not None:
-        return content
-    if revision.is_workspace:
-        raise UserError(f"{path} is not in the workspace as dvc.lock records it: run `dvc pull` or `dvc repro`")
-    raise UserError(
-        f"{path} of {revision} is neither in DVC's cache nor on its remote: run `dvc push` where it was made, "
-        f"or make it again: git checkout {revision.commit[:7]}, dvc repro"
-    )
 
 
 def differences(a: Result, b: Result) -> list[str]:

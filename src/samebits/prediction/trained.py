@@ -1,6 +1,5 @@
 """Which trained network is meant: the workspace's, that of another revision, or one in any file."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,8 @@ from samebits.checkpoint import Checkpoint
 from samebits.data.images import MAX_PIXELS
 from samebits.errors import UserError, printable
 from samebits.repository import git
-from samebits.repository.digests import file_md5, md5_of
+from samebits.repository.digests import file_md5
+from samebits.results import Result
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,13 @@ def load(folder: Path, name: str | None = None, file: Path | None = None) -> Tra
             raise UserError(f"{folder} has no dvc.yaml: run this in the root of a clone of samebits")
         path = file or folder / paths.CHECKPOINT
         return Trained(_usable(path), file_md5(path))
-    revision = results.find(git.require_repository(folder), name)
-    if (content := revision.read(paths.CHECKPOINT)) is None:
-        raise UserError(
-            f"the checkpoint of {revision} is neither in DVC's cache nor in a remote: `dvc push` it where it was trained, "
-            "or check the revision out and run `dvc repro`"
-        )
-    with tempfile.TemporaryDirectory(prefix="samebits-") as temporary:
-        path = Path(temporary) / Path(paths.CHECKPOINT).name
-        path.write_bytes(content)
-        return Trained(_usable(path), md5_of(content))
+    return of_result(results.find(git.require_repository(folder), name))
+
+
+def of_result(result: Result) -> Trained:
+    """Read the checkpoint of a result. Raises UserError if it is nowhere to be found, or the network cannot be used."""
+    with result.copied(paths.CHECKPOINT) as path:
+        return Trained(_usable(path), file_md5(path))
 
 
 def _usable(path: Path) -> Checkpoint:

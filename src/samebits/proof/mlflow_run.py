@@ -30,7 +30,7 @@ def find(root: Path, run_id: str) -> Result:
             where = tracking.without_password(tracking.tracking_uri(root))
             raise UserError(f"{where} has no run {run_id}: `make ui` shows the runs that it has")
         if "samebits.content" not in run.data.tags:
-            raise UserError(f"run {run_id} has no result of samebits ({run.info.status}): nothing to verify")
+            raise UserError(f"run {run_id} has no result of samebits ({run.info.status})")
         found = store.client.list_artifacts(run_id)
         paths = [file.path for file in found if not file.is_dir and Path(file.path).name == file.path]
         for path in paths:

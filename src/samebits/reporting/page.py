@@ -1,7 +1,6 @@
 """The report page: one self-contained HTML file, which opens from disk without a network."""
 
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +56,10 @@ def _write(path: Path, page: dict[str, Any]) -> None:
 def _result(result: Predicted) -> dict[str, Any]:
     revision, table = result.revision, result.predictions
     measured = summary.summarize(table.probabilities, table.labels, table.class_names)
-    with tempfile.TemporaryDirectory() as name:
-        rows = history.read(_copy(revision, paths.HISTORY, Path(name)))
-        trained = checkpoint.load(_copy(revision, paths.CHECKPOINT, Path(name)))
+    with revision.copied(paths.HISTORY) as copy:
+        rows = history.read(copy)
+    with revision.copied(paths.CHECKPOINT) as copy:
+        trained = checkpoint.load(copy)
     images = _test_images(result)
     counts = summary.confusion_counts(table.labels, table.predicted, len(table.class_names))
     return {
@@ -102,15 +102,6 @@ def _sentence(result: Predicted, measured: dict[str, Any]) -> str:
 
 
 def _test_images(result: Predicted) -> Pixels:
-    with tempfile.TemporaryDirectory() as name:
-        split = prepared.read_split(_copy(result.revision, paths.split("test"), Path(name)).parent, "test")
+    with result.revision.copied(paths.split("test")) as copy:
+        split = prepared.read_split(copy.parent, "test")
     return lambda index: result.description.normalization.pixels(split.images[index : index + 1].numpy())[0]
-
-
-def _copy(revision: Result, path: str, folder: Path) -> Path:
-    copy = folder / Path(path).name
-    if place := revision.place(path):  # which need not fit into memory
-        copy.symlink_to(place.absolute())
-    else:
-        copy.write_bytes(predicted.require(revision, path))
-    return copy

@@ -21,9 +21,6 @@ from samebits.tracking.run_content import RunContent
 from samebits.tracking.runs import close_abandoned, record
 from samebits.tracking.store import open_store, store_errors
 
-# Outputs without which a result is not complete.
-_NEEDED = (paths.DATASET, paths.CHECKPOINT, paths.HISTORY, paths.METRICS)
-
 
 def track(root: Path, names: Sequence[str], everything: bool) -> Counter[str]:
     """Make sure that MLflow holds the run of each result; count those that were "new", "completed" or "there".
@@ -49,9 +46,7 @@ def track(root: Path, names: Sequence[str], everything: bool) -> Counter[str]:
         for find in _finders(root, names, everything, read):
             with leaving_out():
                 result = find()
-                if missing := [path for path in _NEEDED if result.md5(path) is None] or list(result.record.misfits):
-                    what = f"dvc.lock of {result} records no complete result ({', '.join(missing)})"
-                    raise UserError(f"{what}: run `dvc repro`")
+                result.require_complete()
                 found.append(result)
         _fetch(root, found)
         with store_errors(root):

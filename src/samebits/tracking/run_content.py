@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from samebits.paths import MODEL_ENVIRONMENT, PIPELINE
+from samebits.paths import METRICS, MODEL_ENVIRONMENT, PIPELINE
 from samebits.repository.digests import md5_of
 from samebits.repository.dvc_lock import Output
 from samebits.repository.origin import Origin
@@ -68,7 +68,9 @@ class RunContent:
         """The artifacts that show what came out, by name."""
         listed = [asdict(output) for output in sorted(self.outputs, key=lambda output: output.path)]
         outputs = {OUTPUTS: (json.dumps(listed, indent=2) + "\n").encode()} if listed else {}
-        return {**self.pictures, **outputs}
+        # Git holds these only after a commit.
+        metrics = {Path(METRICS).name: (json.dumps(self.metrics, indent=2) + "\n").encode()} if self.metrics else {}
+        return {**self.pictures, **outputs, **metrics}
 
     def note(self, run_id: str) -> dict[str, str]:
         """Return the tag that is the run's description, in Markdown: what came out, and how to get it again."""
