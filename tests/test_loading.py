@@ -171,14 +171,17 @@ def test_every_block_of_the_page_runs(
     assert public == set(re.findall(r"^\| `(\w+)", TEXT, re.MULTILINE))
 
 
-def test_the_notebook(known: Repository) -> None:
+def test_the_notebook(known: Repository, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     # What is in git holds no outputs, and so no picture of CIFAR-10.
     assert all(cell.outputs == [] and cell.execution_count is None for cell in cells)
     call_experiment_faster(known)
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(known.root / "docs")}})
-    client.execute(env=known.environment())
+    folder = {"metadata": {"path": str(known.root / "docs")}}
+    client = NotebookClient(notebook, timeout=300, startup_timeout=300, resources=folder)
+    client.extra_arguments = ["--log-level=ERROR"]  # it would warn that other users could listen to its ports
+    client.execute(env=known.environment() | {"JUPYTER_RUNTIME_DIR": str(tmp_path)})
+    assert capfd.readouterr() == ("", "")
     outputs = [output for cell in cells for output in cell.outputs]
     assert {output.output_type for output in outputs} == {"display_data", "execute_result"}, outputs
     pictures = [len([each for each in cell.outputs if "image/png" in each.get("data", {})]) for cell in cells]
