@@ -126,7 +126,8 @@ class LoadedResult:
         with tempfile.TemporaryDirectory(prefix="samebits-") as folder:
             files, names = zip(*_files(images, Path(folder)), strict=True)
             predicted = predict(checkpoint, files, runtime.choose_device("auto"))
-            for name, item in zip(names, tqdm(predicted, total=len(files), unit=" images", disable=None), strict=True):
+            shown = tqdm(predicted, total=len(files), unit=" images", delay=1, leave=False, disable=None)
+            for name, item in zip(names, shown, strict=True):
                 if isinstance(item, Failure):
                     raise UserError(f"{printable(str(name))} {printable(item.reason)}")
                 probabilities.append(item.probabilities)
