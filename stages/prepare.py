@@ -29,7 +29,7 @@ def main(inputs: Inputs) -> None:
     normalized = normalization.of_images(data.normalization, train.images)
     description = prepared.Description(data.source, raw.class_names, (channels, height, width), normalized)
     parts = {"train": train, "validation": validation, "test": raw.test}
-    prepared.write(Path(paths.PREPARED), description, parts)
+    prepared.write(Path(paths.PREPARED), description, parts, raw.skipped)
     captions = [raw.class_names[label] for label in train.labels[:NUM_PICTURES]]
     with atomic.replacing(Path(paths.PLOTS) / "samples.png") as path:
         title = f"The first training images of {data.source}"

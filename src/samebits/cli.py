@@ -206,12 +206,19 @@ def report(revision: str, against: str | None, output: str) -> int:
     return 0
 
 
-_REV = option("--rev", metavar="REV", help="The network of this commit, branch, tag or DVC experiment.")
+_REV = option("--rev", metavar="REV", help="The network of this commit, branch, tag, experiment or `workspace`.")
 _CHECKPOINT = option("--checkpoint", metavar="FILE", type=_PATH, help="The network in this file, whoever made it.")
 
 
 @samebits.command()
-@argument("files", metavar="FILE|FOLDER...", nargs=-1, required=True, help="Images, or folders that hold images.")
+@argument(
+    "files",
+    metavar="FILE|FOLDER...",
+    nargs=-1,
+    required=True,
+    help="Images, folders that hold images, patterns such as 'holiday/*.jpg', or - for names on standard input.",
+)
+@option("--labelled", is_flag=True, help="Print the accuracy: each FOLDER holds a folder for each class.")
 @_REV
 @_CHECKPOINT
 @option("--top", metavar="K", type=int, default=3, show_default=True, help="Name the K most probable classes.")
@@ -220,6 +227,7 @@ _CHECKPOINT = option("--checkpoint", metavar="FILE", type=_PATH, help="The netwo
 @option("--picture", metavar="PNG", type=_PATH, help="Draw the first 40 images with their labels.")
 def predict(
     files: tuple[str, ...],
+    labelled: bool,
     rev: str | None,
     checkpoint: Path | None,
     top: int,
@@ -233,20 +241,22 @@ def predict(
     _require_one(rev=rev, checkpoint=checkpoint)
     _require_one(json=json, csv=csv)
     batch.require_options(top, picture)
-    network = trained.load(Path.cwd(), rev, checkpoint)
-    return batch.predict_files(network, files, "json" if json else "csv" if csv else "text", top, picture)
+    network = trained.load(trained.clone_root(Path.cwd()), rev, checkpoint)
+    return batch.predict_files(network, files, "json" if json else "csv" if csv else "text", top, picture, labelled)
 
 
 @samebits.command()
 @_REV
 @_CHECKPOINT
-@option("--output", metavar="FILE", type=_PATH, default=paths.EXPORTED, show_default=True, help="Where to write it.")
-def export(rev: str | None, checkpoint: Path | None, output: Path) -> int:
+@option("--output", metavar="FILE", type=_PATH, help=f"Where to write it: by default {paths.EXPORTED} of the clone.")
+def export(rev: str | None, checkpoint: Path | None, output: Path | None) -> int:
     """Write the trained network as an ONNX file for other programs."""
     from samebits.prediction import onnx_export, trained
 
     _require_one(rev=rev, checkpoint=checkpoint)
-    onnx_export.export(Path.cwd(), trained.load(Path.cwd(), rev, checkpoint), output)
+    root = trained.clone_root(Path.cwd())
+    path = output or Path(os.path.relpath(root / paths.EXPORTED))
+    onnx_export.export(root, trained.load(root, rev, checkpoint), path)
     return 0
 
 
@@ -257,7 +267,8 @@ def register(name: str, rev: str | None) -> int:
     """Register the trained network as an MLflow model, to be served."""
     from samebits.prediction import registration, trained
 
-    registration.register(Path.cwd(), trained.load(Path.cwd(), rev), name)
+    root = trained.clone_root(Path.cwd())
+    registration.register(root, trained.load(root, rev), name)
     return 0
 
 

@@ -1,5 +1,6 @@
 """What params.yaml may say: typed and strict. Every error names the key, its value and what is allowed."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -78,6 +79,7 @@ class Folder(_Section):
     test_percent: Annotated[int, Field(ge=1, le=99)]
     validation_percent: Annotated[int, Field(ge=0, le=98)]
     duplicates: Literal["fail", "allow"]
+    broken: Literal["stop", "skip"] = "stop"
 
 
 def _source(name: str) -> str:
@@ -88,11 +90,17 @@ def _source(name: str) -> str:
     return name
 
 
+def _without_tilde(path: str) -> str:
+    if path.startswith("~"):
+        raise ValueError(f"{path!r}: DVC does not expand ~, so write {os.path.expanduser(path)!r}")
+    return path
+
+
 class Data(_Section):
     """What prepare depends on."""
 
     source: Annotated[str, AfterValidator(_source)]
-    path: Annotated[str, Field(min_length=1)]
+    path: Annotated[str, Field(min_length=1), AfterValidator(_without_tilde)]
     seed: Seed
     num_validation: CountOrZero
     normalization: Literal["per_channel", "half", "none"]
@@ -157,6 +165,15 @@ class Recipe(_Section):
         return [(kind, part.name) for kind, part in named if part is not None]
 
 
+def _named(recipes: dict[str, Recipe]) -> dict[str, Recipe]:
+    for name in recipes:
+        if not re.fullmatch(r"[\w-]+", name):
+            raise ValueError(
+                f"{name!r} cannot be the name of a recipe: use letters, digits, - and _ (for DVC a dot separates keys)"
+            )
+    return recipes
+
+
 class Params(_Section):
     """The whole of params.yaml."""
 
@@ -165,12 +182,22 @@ class Params(_Section):
     device: Literal["auto", "cpu", "cuda"]
     checkpoint_every_seconds: Annotated[float, Field(gt=0)]
     data: Data
-    recipes: Annotated[dict[Annotated[str, Field(pattern=r"^[\w-]+$")], Recipe], Field(min_length=1)]
+    recipes: Annotated[dict[str, Recipe], Field(min_length=1), AfterValidator(_named)]
 
     @model_validator(mode="after")
     def _recipe_exists(self) -> "Params":
         if self.recipe not in self.recipes:
             raise ValueError(f"recipe is {self.recipe!r}: must be one of {', '.join(self.recipes)}")
+        return self
+
+    @model_validator(mode="after")
+    def _network_takes_the_images(self) -> "Params":
+        network, size = self.chosen.model.name, self.data.image_size
+        least = parts.min_side(network)
+        if self.data.source == "folder" and least and size < least:
+            raise ValueError(
+                f"data.image_size is {size}: the network {network} of recipe {self.recipe} needs at least {least}"
+            )
         return self
 
     @property

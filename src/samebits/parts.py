@@ -6,6 +6,7 @@ of that are the part's settings in params.yaml. They are read from the source te
 
 import ast
 import importlib
+import re
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,6 +61,13 @@ def settings(kind: str, name: str) -> dict[str, tuple[Any, Any]]:
         argument.arg: (_evaluate(argument.annotation), ast.literal_eval(default) if default else ...)
         for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     }
+
+
+def min_side(network: str) -> int | None:
+    """Return the least height and width of a network's images in pixels, its MIN_SIDE; None if it takes any."""
+    source = (_PACKAGE / KINDS["model"].folder / f"{network}.py").read_text(encoding="utf-8")
+    found = re.search(r"^MIN_SIDE\b.*?= *(\d+)", source, re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 def load(kind: str, name: str) -> Any:

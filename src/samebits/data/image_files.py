@@ -36,6 +36,11 @@ def below(folder: str) -> tuple[list[str], Counter[str]]:
     return paths, others
 
 
+def folders_in(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the names of the folders in `folder`, sorted, without hidden ones."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
 def summary(others: Counter[str]) -> str:
     """Describe the skipped files in a few words."""
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))

@@ -1,7 +1,8 @@
 """Prepared data on disk: a safetensors file for each split, and a description that identifies them all.
 
 `dataset.json` says what the tensors mean (source, class names, normalization) and holds the SHA-256 of each split, so its
-own hash identifies the whole. `raw_sha256` is the same for the same images, however they are normalized.
+own hash identifies the whole. `raw_sha256` is the same for the same images, however they are normalized. `skipped` lists the
+broken files that were left out, if there are any.
 """
 
 import hashlib
@@ -66,12 +67,14 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
 
-def write(folder: Path, description: Description, splits: dict[str, "RawSplit"]) -> None:
+def write(folder: Path, description: Description, splits: dict[str, "RawSplit"], skipped: tuple[str, ...] = ()) -> None:
     """Normalize and write every split of SPLITS to `folder`, then the description; each file completely or not at all."""
     digests = {name: _write_split(folder / f"{name}.safetensors", description, splits[name]) for name in SPLITS}
     values = description.to_json() | {"num_images": {name: len(split) for name, split in splits.items()}}
     for place, key in enumerate(("sha256", "raw_sha256")):
         values[key] = {name: digest[place] for name, digest in digests.items()}
+    if skipped:
+        values["skipped"] = skipped
     atomic.write_text(folder / DESCRIPTION, json.dumps(values, indent=2) + "\n")
 
 

@@ -53,9 +53,13 @@ class RawSplit:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """Training and test images of a source with the names of the classes, and validation images if it has its own."""
+    """Training and test images of a source with the names of the classes, and validation images if it has its own.
+
+    `skipped` names the files that could not be read, sorted.
+    """
 
     class_names: tuple[str, ...]
     train: RawSplit
     test: RawSplit
     validation: RawSplit | None = None
+    skipped: tuple[str, ...] = ()

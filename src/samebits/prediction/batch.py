@@ -1,20 +1,24 @@
-"""Many image files through a trained network: to lines, tables and a picture."""
+"""Many image files through a trained network: to lines, tables and a picture, and to the accuracy if classes are known."""
 
+import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from samebits import atomic, runtime
-from samebits.data import image_files
 from samebits.errors import UserError, printable
+from samebits.evaluation.metrics import summary
+from samebits.prediction import named_files
 from samebits.prediction.classification import Failure, Prediction, predict
-from samebits.prediction.formats import FORMATS, Ranked, Ranking, ranking
+from samebits.prediction.formats import FORMATS, Layout, Ranked, ranking
 from samebits.prediction.trained import Trained
+from samebits.reporting import terminal
 
 _MAX_PICTURED = 40
 
@@ -29,76 +33,93 @@ def require_options(top: int, picture: Path | None) -> None:
         atomic.require_writable(picture)
 
 
-def predict_files(trained: Trained, named: Sequence[str], form: str, top: int, picture: Path | None) -> int:
-    """Predict each file in `named`, and each image in its folders; print text, json or csv, and draw the first few.
+def predict_files(
+    trained: Trained, named: Sequence[str], form: str, top: int, picture: Path | None, are_labelled: bool
+) -> int:
+    """Predict what `named` stands for (`named_files`); print text, json or csv, and draw the first few images.
 
-    Returns 1 if a file could not be read or a folder holds no image, else 0. Raises UserError if there is no image at all.
+    If the images are labelled, by their folders, print the accuracy too: in json the output is an object with `images` and
+    `metrics`, and for csv the accuracy goes to standard error. Returns 1 if a file could not be read or a folder holds no
+    image, else 0. Raises UserError if there is no image at all.
     """
-    files, is_complete = _images(named)
     class_names = trained.checkpoint.description.class_names
-    top = min(top, len(class_names))
-    pictured: list[tuple[Prediction, Ranking]] = []
+    files = named_files.find_labelled(named, class_names) if are_labelled else named_files.find(named)
+    layout = Layout(min(top, len(class_names)), max(map(len, files.paths)), are_labelled)
+    pictured: list[Ranked] = []
+    probabilities: list[np.ndarray] = []  # of labelled images that could be read
+    labels: list[int] = []
     num_failures = 0
 
     def ranked_items() -> Iterator[Ranked]:
         nonlocal num_failures
         # Lines on a terminal are progress enough.
-        with tqdm(total=len(files), unit=" images", disable=True if sys.stdout.isatty() else None) as bar:
-            for item in predict(trained.checkpoint, files, runtime.choose_device("auto")):
-                ranked = ranking(item, class_names, top) if isinstance(item, Prediction) else []
+        is_silent = form == "text" and are_labelled
+        is_hidden = True if sys.stdout.isatty() and not is_silent else None
+        with tqdm(total=len(files.paths), unit=" images", disable=is_hidden) as bar:
+            items = predict(trained.checkpoint, files.paths, runtime.choose_device("auto"))
+            for item, label in zip(items, files.labels or repeat(None), strict=False):
+                true = None if label is None else class_names[label]
                 if isinstance(item, Failure):
                     num_failures += 1
                     tqdm.write(f"error: {printable(item.path)} {printable(item.reason)}", file=sys.stderr)
-                elif picture and len(pictured) < _MAX_PICTURED:
-                    pictured.append((item, ranked))
-                yield item, ranked
+                    ranked = Ranked(item, [], true)
+                else:
+                    ranked = Ranked(item, ranking(item, class_names, layout.top), true)
+                    if picture and len(pictured) < _MAX_PICTURED:
+                        pictured.append(ranked)
+                    if label is not None:
+                        probabilities.append(item.probabilities)
+                        labels.append(label)
+                yield ranked
                 bar.update()
 
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
-    FORMATS[form](sys.stdout, ranked_items(), top, max(map(len, files)))
+    if are_labelled and form == "json":
+        sys.stdout.write('{"images": ')
+    FORMATS[form](sys.stdout, ranked_items(), layout)
+    if are_labelled:
+        metrics = _metrics(np.array(probabilities), np.array(labels), class_names) if labels else None
+        if form == "json":
+            sys.stdout.write(f', "metrics": {json.dumps(metrics)}}}\n')
+        elif metrics:
+            print(_table(metrics, len(labels)), file=sys.stderr if form == "csv" else sys.stdout)
     sys.stdout.flush()
     if picture:
-        _draw(trained, pictured, len(files) - num_failures, picture)
+        _draw(trained, pictured, len(files.paths) - num_failures, picture)
     if num_failures:
-        print(f"{num_failures:,} of {len(files):,} files could not be read", file=sys.stderr)
-    return 1 if num_failures or not is_complete else 0
+        print(f"{num_failures:,} of {len(files.paths):,} files could not be read", file=sys.stderr)
+    return 1 if num_failures or not files.are_complete else 0
 
 
-def _images(named: Sequence[str]) -> tuple[list[str], bool]:
-    """List the files to predict, and tell whether each folder holds some."""
-    files: list[str] = []
-    others: Counter[str] = Counter()
-    is_complete = True
-    for path in named:
-        if not os.path.isdir(path):
-            files.append(path)
-            continue
-        paths, skipped = image_files.below(path)
-        files += paths
-        others += skipped
-        if not paths:
-            is_complete = False
-            print(f"error: {printable(path)} holds no image", file=sys.stderr)
-    if others:
-        print(f"note: passed over {image_files.summary(others)}", file=sys.stderr)
-    if not files:
-        raise UserError("there is no image to predict")
-    return files, is_complete
+def _metrics(probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the metrics of an evaluation, without the classes that none of the images is of."""
+    metrics = summary.summarize(probabilities, labels, class_names)
+    present = {class_names[label] for label in labels}
+    return metrics | {"per_class": {name: each for name, each in metrics["per_class"].items() if name in present}}
 
 
-def _draw(trained: Trained, pictured: list[tuple[Prediction, Ranking]], num_images: int, path: Path) -> None:
-    from samebits.reporting import figures  # imports matplotlib, which takes half a second
+def _table(metrics: dict[str, Any], num_images: int) -> str:
+    named = {printable(name): each for name, each in metrics["per_class"].items()}
+    return f"{num_images:,} images: {terminal.accuracy_table(metrics | {'per_class': named})}"
+
+
+def _draw(trained: Trained, pictured: list[Ranked], num_images: int, path: Path) -> None:
+    from samebits.reporting import canvas, figures  # imports matplotlib, which takes half a second
 
     first = "the first " if num_images > len(pictured) else ""
     _channels, height, width = trained.checkpoint.description.image_shape
     images = np.zeros((len(pictured), height, width, 3), dtype=np.uint8)
-    captions = []
-    for index, (prediction, ranked) in enumerate(pictured):
-        images[index] = prediction.pixels  # grey becomes equal red, green and blue
-        lines = [os.path.basename(prediction.path), *(f"{name} {100 * share:.1f} %" for name, share in ranked)]
+    captions, are_right = [], []
+    for index, ranked in enumerate(pictured):
+        assert isinstance(ranked.item, Prediction)
+        images[index] = ranked.item.pixels  # grey becomes equal red, green and blue
+        true = f" ({ranked.true})" if ranked.true else ""
+        lines = [os.path.basename(ranked.item.path) + true]
+        lines += [f"{name} {100 * share:.1f} %" for name, share in ranked.ranking]
         captions.append("\n".join(printable(line) for line in lines))
-    with atomic.replacing(path) as temporary:
-        figures.labelled_images(
-            images, captions, None, temporary, f"What the network says of {first}{len(pictured)} images"
-        )
+        if ranked.true:
+            are_right.append(ranked.ranking[0][0] == ranked.true)
+    title = f"What the network says of {first}{len(pictured)} images"
+    with atomic.replacing(path) as temporary, canvas.system_fonts("".join(captions)):
+        figures.labelled_images(images, captions, are_right or None, temporary, title)
     print(f"picture: {path}", file=sys.stderr)

@@ -20,17 +20,25 @@ class Trained:
     md5: str
 
 
+def clone_root(folder: Path) -> Path:
+    """Return the root of the clone that `folder` is in, found upwards by its dvc.yaml; `folder` itself if it is in none."""
+    return next((each for each in (folder, *folder.parents) if (each / paths.PIPELINE).is_file()), folder)
+
+
 def load(folder: Path, name: str | None = None, file: Path | None = None) -> Trained:
     """Read the checkpoint of revision `name`, or `file`, or else that of the workspace in `folder`; none of it runs code.
 
     A revision's comes from DVC's cache or its remote, and the workspace stays as it is. Raises UserError if there is none,
     or the network cannot be used: it is of another version of the code, too large, or its training diverged.
     """
-    if file is not None or name is None:
+    if file is not None and not file.exists():
+        raise UserError(f"--checkpoint {printable(str(file))}: there is no such file")
+    if file is not None or name in (None, results.WORKSPACE):
         if file is None and not (folder / paths.PIPELINE).is_file():
-            raise UserError(f"{folder} has no dvc.yaml: run this in the root of a clone of samebits")
+            raise UserError(f"{folder} is not in a clone of samebits: run this in one, or name a file by --checkpoint")
         path = file or folder / paths.CHECKPOINT
         return Trained(_usable(path), file_md5(path))
+    assert name is not None
     return of_result(results.find(git.require_repository(folder), name))
 
 

@@ -1,12 +1,14 @@
 """The page for every picture: fixed style, layout in inches, and byte-equal PNG files.
 
-The style builds on matplotlib's own defaults and its bundled DejaVu Sans, so a user's matplotlibrc changes nothing. Files
-carry neither a date nor a software version. Layout comes from measured text, not from a layout engine; pyplot is not used.
-Not thread-safe: matplotlib's settings are global.
+The style builds on matplotlib's own defaults and its bundled DejaVu Sans, so neither a user's matplotlibrc nor the machine's
+fonts change anything; a letter that the font does not have is written as its code. Files carry neither a date nor a software
+version. Layout comes from measured text, not from a layout engine; pyplot is not used. Not thread-safe: matplotlib's settings
+are global.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+from matplotlib.ft2font import FT2Font
 
 DPI = 144
 MARGIN = 0.25  # inches, on every side
@@ -87,7 +90,7 @@ def write(page: Figure, x: float, top: float, text: str, colour: str, size: floa
 
 def shorten(text: str, size: float, room: float, font: FontProperties | None = None) -> str:
     """Return the text as one line, cut with an ellipsis if it is wider than `room` inches."""
-    text = " ".join(text.split())
+    text = _drawable(" ".join(text.split()), font)
     if _text_width(text, size, font) <= room:
         return text
     lengths = range(1, len(text))
@@ -100,7 +103,7 @@ def wrap(text: str, size: float, room: float) -> list[str]:
     lines: list[str] = []
     for paragraph in text.split("\n"):
         line = ""
-        for word in paragraph.split():
+        for word in _drawable(" ".join(paragraph.split())).split():
             longer = f"{line} {word}" if line else word
             if line and _text_width(longer, size) > room:
                 lines.append(line)
@@ -116,6 +119,23 @@ def class_labels(class_names: Sequence[str], size: float) -> tuple[list[str], fl
     return names, max(_text_width(name, size) for name in names)
 
 
+@contextmanager
+def system_fonts(text: str) -> Iterator[None]:
+    """Let fonts of this machine draw what DejaVu Sans does not have of `text`: for pictures that are no outputs of DVC."""
+    before = STYLE["font.family"]
+    missing = {character for character in text if not character.isspace() and not _is_in_font(character, before)}
+    names = []
+    for entry in sorted(fontManager.ttflist, key=lambda entry: (entry.name, entry.fname)) if missing else []:
+        if found := _drawn_by(entry.fname, missing):
+            names.append(entry.name)
+            missing -= found
+    STYLE["font.family"] = [*before, *names]
+    try:
+        yield
+    finally:
+        STYLE["font.family"] = before
+
+
 def percent(share: float, _position: float = 0.0) -> str:
     """Return a share as a percentage of at most two decimals: 0.5 as 50%, 0.8125 as 81.25%."""
     return f"{100 * share:.2f}".rstrip("0").rstrip(".") + "%"
@@ -124,6 +144,35 @@ def percent(share: float, _position: float = 0.0) -> str:
 def save(page: Figure, path: Path) -> None:
     """Write the page as a PNG file; equal pages give equal bytes."""
     page.savefig(path, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+
+
+def _drawable(text: str, font: FontProperties | None = None) -> str:
+    """Return the text with codes, such as \\u732b, instead of the letters that no font in use has."""
+    families = matplotlib.rcParams["font.family"]
+    weight = font.get_weight() if font else "normal"
+    return "".join(
+        character if _is_in_font(character, families, weight) else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def _is_in_font(character: str, families: Sequence[str], weight: str | int = "normal") -> bool:
+    return character.isascii() or any(
+        get_font(findfont(FontProperties(family=name, weight=weight))).get_char_index(ord(character))
+        for name in families
+    )
+
+
+def _drawn_by(path: str, characters: Set[str]) -> Set[str]:
+    """Return those of the characters that a font file has as outlines; an emoji font may have them as pictures alone."""
+    with suppress(RuntimeError, OSError):
+        font = FT2Font(path)
+        found = {character for character in characters if font.get_char_index(ord(character))}
+        if found:
+            font.set_size(10, 72)
+            font.load_char(ord(min(found)))  # fails if it is a picture
+        return found
+    return set()
 
 
 def _text_width(text: str, size: float, font: FontProperties | None = None) -> float:
