@@ -91,8 +91,8 @@ def test_the_documented_use_of_the_model_sees_what_predict_sees(
 
 
 def test_export_and_register_and_serve(done: Repository) -> None:
-    output = done.run("samebits", "export").stdout
-    assert "data/export/model.onnx: the same classes as the network on 100 test images of shapes" in output
+    output = Repository(done.root / "docs").run("samebits", "export").stdout
+    assert "../data/export/model.onnx: the same classes as the network on 100 test images of shapes" in output
     assert done.status() == ""
     failed = done.run("samebits", "export", "--output", "/proc/none/model.onnx", ok=False)
     assert failed.returncode == 1 and failed.stderr.startswith("error: /proc/none")

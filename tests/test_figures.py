@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager, get_data_path
 from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
 from PIL import Image
 
-from samebits.reporting import figures
+from samebits.reporting import canvas, figures
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 BINS = 15
@@ -198,3 +200,46 @@ def digests(folder: Path) -> list[str]:
 
 def print_digests(folder: Path) -> None:
     print(*digests(folder))
+
+
+def test_letters_that_the_font_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recorded picture spells them out, whatever fonts the machine has; others take a font of the machine."""
+    images = np.zeros((1, 8, 8, 3), dtype=np.uint8)
+
+    def draw(caption: str, path: Path) -> bytes:
+        figures.labelled_images(images, [caption], None, path, "A title")
+        return path.read_bytes()
+
+    spelt = draw("\\u732b größer", tmp_path / "spelt.png")
+    assert draw("猫 größer", tmp_path / "without.png") == spelt
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", list(font_manager.fontManager.ttflist))
+    font_manager.fontManager.addfont(font_of("猫", tmp_path / "cat.ttf"))
+    assert draw("猫 größer", tmp_path / "with.png") == spelt
+    with canvas.system_fonts("猫 größer"):
+        drawn = draw("猫 größer", tmp_path / "drawn.png")
+        assert draw("größer", tmp_path / "plain.png") != drawn != spelt
+    assert draw("größer", tmp_path / "plain.png") == draw("größer", tmp_path / "again.png")
+    monkeypatch.undo()
+    with canvas.system_fonts("\U000f0000"):  # no font has it
+        assert draw("\U000f0000", tmp_path / "none.png") == draw("\\U000f0000", tmp_path / "code.png")
+
+
+def font_of(character: str, path: Path) -> Path:
+    """Make a font that has one letter: a filled square."""
+    pen = TTGlyphPen(None)
+    pen.moveTo((100, 0))
+    for corner in ((100, 700), (800, 700), (800, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    names = {".notdef": TTGlyphPen(None).glyph(), "square": pen.glyph()}
+    font = FontBuilder(1000)
+    font.setupGlyphOrder(list(names))
+    font.setupCharacterMap({ord(character): "square"})
+    font.setupGlyf(names)
+    font.setupHorizontalMetrics({name: (900, 100) for name in names})
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable({"familyName": "One Letter", "styleName": "Regular"})
+    font.setupOS2()
+    font.setupPost()
+    font.save(path)
+    return path

@@ -1,6 +1,7 @@
 """The user's own images: divided by content, refused with one line where they are no data set, a dependency of prepare."""
 
 import hashlib
+import json
 import re
 import shutil
 import tempfile
@@ -14,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from samebits import params
+from samebits import params, quickstart
 from samebits.data import normalization, prepared
 from samebits.data.raw import RawDataset, RawSplit, mapped
 from samebits.data.sources import folder
@@ -68,6 +69,19 @@ def test_the_layout_of_imagefolder(tmp_path: Path) -> None:
     assert len(set(raw.train.labels[:8])) > 1  # mixed, so that the first images show several classes
 
 
+@pytest.mark.parametrize("name", ["val", "valid"])
+def test_other_names_of_the_validation_images(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path)
+    fill(tmp_path, name, 4, 100)
+    fill(tmp_path, "extra", 1, 200)
+    raw = read(tmp_path, validation_percent=20)
+    assert raw.validation is not None and len(raw.validation) == 12 and len(raw.train) + len(raw.test) == 60
+    assert "ignored extra: the folders that count are train, validation, valid, val, test" in capfd.readouterr().err
+    fill(tmp_path, "validation", 4, 300)
+    with pytest.raises(UserError, match=f"has the folders validation and {name}, which all hold validation images"):
+        read(tmp_path)
+
+
 def test_added_images_move_none_between_splits(tmp_path: Path) -> None:
     fill(tmp_path, each=60)
     before = read(tmp_path, validation_percent=20)
@@ -113,6 +127,26 @@ def test_copies_across_train_and_test_are_refused_unless_allowed(
         read(tmp_path)
     assert len(read(tmp_path, duplicates="allow").test) == 10
     assert "the same file in two of training" in capfd.readouterr().err
+
+
+def test_broken_files_are_skipped_if_that_is_wanted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path)
+    whole = read(tmp_path)
+    broken = [f"train/{name}/broken{number}.png" for name in CLASSES for number in range(4)]
+    for name in broken:
+        (tmp_path / name).write_text("x")
+    with pytest.raises(
+        UserError, match=r"^12 of 72 images are unusable: .*, \.\.\.: .* or set data\.folder\.broken to skip"
+    ):
+        read(tmp_path)
+    raw = read(tmp_path, broken="skip")
+    assert raw.skipped == tuple(broken) and whole.skipped == ()
+    assert contents(raw.train) == contents(whole.train) and contents(raw.test) == contents(whole.test)
+    assert "note: skipped 12 of 72 images: train/ant/broken0.png is not an image" in capfd.readouterr().err
+    for path in (tmp_path / "train/ant").glob("[0-9]*.png"):
+        path.write_text("x")
+    with pytest.raises(UserError, match=r"and the skipped files leave no training image of ant \(0 in all\)"):
+        read(tmp_path, broken="skip")
 
 
 def remove(name: str) -> Callable[[Path], object]:
@@ -185,7 +219,9 @@ def test_streamed_files_are_those_of_safetensors_itself(tmp_path: Path) -> None:
     assert found == normalization.of_images("per_channel", images)
     description = prepared.Description("folder", ("größer", 'a"b'), (3, 9, 7), found)
     empty = RawSplit(images[:0], labels[:0])
-    prepared.write(tmp_path, description, {"train": RawSplit(on_disk, labels), "validation": empty, "test": empty})
+    splits = {"train": RawSplit(on_disk, labels), "validation": empty, "test": empty}
+    prepared.write(tmp_path, description, splits)
+    assert "skipped" not in (tmp_path / prepared.DESCRIPTION).read_text()
     for name in prepared.SPLITS:
         path = tmp_path / f"{name}.safetensors"
         with safe_open(path, framework="np") as file:
@@ -221,12 +257,22 @@ def test_an_absolute_path_is_a_dependency(fresh: Repository, tmp_path: Path) -> 
 def test_a_folder_tracked_by_dvc_works_in_temporary_experiments(fresh: Repository) -> None:
     fill(fresh.root / "data/images")
     use_folder(fresh, "data/images")
+    (fresh.root / "data/images/train/ant/broken.png").touch()
+    fresh.edit(lambda values: values["data"]["folder"].update(broken="skip"))
     fresh.run("dvc", "add", "--quiet", "data/images")
     fresh.commit("own images")
     output = fresh.run("dvc", "exp", "run", "--temp", "--name", "own", "prepare").stdout
     assert "Running stage 'prepare'" in output
     described = fresh.run("dvc", "get", ".", "data/prepared/dataset.json", "--rev", "own", "--out", "own.json")
-    assert described.returncode == 0 and '"ant"' in (fresh.root / "own.json").read_text()
+    assert described.returncode == 0
+    values = json.loads((fresh.root / "own.json").read_text())
+    assert "ant" in values["class_names"] and values["skipped"] == ["train/ant/broken.png"]
+
+
+def test_a_folder_that_does_not_exist_is_one_line(fresh: Repository) -> None:
+    use_folder(fresh, "/nowhere/images")
+    with pytest.raises(UserError, match=r"params\.yaml: data\.path is /nowhere/images, which does not exist"):
+        quickstart.run(fresh.root)
 
 
 def test_every_file_that_prepare_opens_is_declared(fresh: Repository, tmp_path: Path) -> None:

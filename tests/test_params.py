@@ -132,7 +132,18 @@ BROKEN = {
         change("name: top_k", "name: f1"),
         ["recipes.resnet.evaluate.metrics.0.name", "'f1'", "'top_k'"],
     ),
-    "a name that DVC takes for two": (change("  lab:  ", "  my.lab:  "), ["recipes.my.lab", "my.lab"]),
+    "a name that DVC takes for two": (
+        change("  lab:  ", "  my.lab:  ").replace("recipe: lab", "recipe: my.lab"),
+        ["recipes", "'my.lab'", "a dot separates keys"],
+    ),
+    "a path that only a shell understands": (
+        change("path: data/raw", "path: ~/pictures"),
+        ["data.path", "'~/pictures'", f"write {Path.home()}/pictures"],
+    ),
+    "images that are too small for the network": (
+        change("source: cifar10", "source: folder").replace("image_size: 32", "image_size: 8"),
+        ["data.image_size is 8", "network lab", "at least 16"],
+    ),
     "too many pictures": (
         change("num_pictures: 40", "num_pictures: 41"),
         ["evaluate.num_pictures", "41", "equal to 40"],
@@ -224,5 +235,6 @@ def test_what_is_absent_leaves_no_trace(tmp_path: Path) -> None:
     path.write_text(GOOD)
     train = params.load(path).resolved()["train"]
     assert not {"schedule", "augmentation", "label_smoothing"} & train.keys()
+    assert "broken" not in params.load(path).resolved()["data"]["folder"]
     recipe = params.load(path).recipes["resnet"].model_dump(include={"model", "train"})
     assert recipe["train"]["optimizer"] == {"name": "adamw", "learning_rate": 0.001, "weight_decay": 0.05}

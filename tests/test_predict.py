@@ -7,6 +7,7 @@ import os
 import pickle
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from samebits import atomic, checkpoint, cli, models, params, parts
+from samebits import atomic, checkpoint, cli, models, params, parts, paths
 from samebits.checkpoint import Checkpoint
 from samebits.data.normalization import Normalization
 from samebits.data.prepared import Description
@@ -23,6 +24,7 @@ from samebits.data.sources import cifar10, shapes
 from samebits.errors import UserError
 from samebits.evaluation import predictions
 from samebits.evaluation.inference import predict_logits
+from samebits.evaluation.metrics.summary import wilson_interval
 from samebits.prediction import onnx_export
 from samebits.prediction.classification import Failure, Prediction, predict
 from samebits.prediction.trained import load
@@ -195,6 +197,69 @@ def test_the_command_in_every_form(done: Repository) -> None:
     assert nothing.stderr == f"error: {done.root}/data/model/checkpoint.safetensors is not there: run `dvc repro`\n"
 
 
+PredictCommand = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def predict_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> PredictCommand:
+    """Run `samebits predict` in a folder of a clone in `tmp_path`, with names on standard input; 20 images lie in images/<class>."""
+    images, labels = shapes.draw(20, 0, "test", progress=False)
+    for index, path in enumerate(save(tmp_path / "images", images)):
+        folder = tmp_path / "images" / shapes.CLASS_NAMES[labels[index]]
+        folder.mkdir(exist_ok=True)
+        os.rename(path, folder / Path(path).name)
+    checkpoint.save(tmp_path / paths.CHECKPOINT, trained())
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path / "images")
+
+    def run(*arguments: str, given: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["samebits", "predict", *arguments])
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()  # type: ignore[return-value]
+
+    return run
+
+
+def test_the_accuracy_on_labelled_folders(predict_command: PredictCommand, tmp_path: Path) -> None:
+    code, output, _ = predict_command(".", "--labelled", "--json", "--top", "10")
+    values = json.loads(output)
+    guesses = [(item["true"], item["predicted"]) for item in values["images"]]
+    assert code == 0 and len(guesses) == 20
+    right = sum(true == guess for true, guess in guesses)
+    metrics = values["metrics"]
+    assert metrics["accuracy"] == right / 20 and metrics["per_class"].keys() == {true for true, _ in guesses}
+    assert [metrics["accuracy_low"], metrics["accuracy_high"]] == pytest.approx(wilson_interval(right, 20), abs=1e-6)
+    for name, measured in metrics["per_class"].items():
+        own = [guess for true, guess in guesses if true == name]
+        assert measured["accuracy"] == pytest.approx(own.count(name) / len(own), abs=1e-6)
+    code, output, errors = predict_command(".", "--labelled", "--csv")
+    rows = list(csv.DictReader(io.StringIO(output)))
+    assert code == 0 and [(row["true"], row["class_1"]) for row in rows] == guesses and "20 images: accuracy" in errors
+    (Path(guesses[0][0]) / "broken.png").write_text("x")
+    code, output, errors = predict_command("../images", "--labelled", "--picture", "picture.png")
+    first = f"20 images: accuracy {100 * right / 20:.2f} %  (95 %: {100 * metrics['accuracy_low']:.2f} to "
+    assert code == 1 and output.startswith(first) and "1 of 21 files could not be read" in errors
+    assert len(output.splitlines()) == 1 + len(metrics["per_class"]) and Path("picture.png").is_file()
+
+
+def test_names_on_standard_input_and_patterns_in_a_folder_of_the_clone(predict_command: PredictCommand) -> None:
+    names = sorted(str(path) for path in Path().glob("*/*.png"))
+    code, from_pattern, _ = predict_command("*/*.png", "--csv", "--rev", "workspace")
+    rows = list(csv.DictReader(io.StringIO(from_pattern)))
+    assert code == 0 and [row["file"] for row in rows] == names
+    for separator in "\n\0":
+        assert predict_command("-", "--csv", given=separator.join([*names, ""])) == (0, from_pattern, "")
+    code, _, errors = predict_command("*.gif", names[0])
+    assert code == 1 and errors.startswith("error: *.gif cannot be read (No such file or directory)")
+    Path("[1]*.png").write_bytes(Path(names[0]).read_bytes())
+    assert predict_command("[1]*.png")[1].startswith("[1]*.png ")
+
+
 def test_no_process_outlives_a_killed_command(tmp_path: Path) -> None:
     weights = tmp_path / "network.safetensors"
     checkpoint.save(weights, trained())
@@ -278,7 +343,9 @@ def test_a_file_that_cannot_be_written_is_named_before_the_work(tmp_path: Path) 
     ("arguments", "expected"),
     [
         (("image.png", "--rev", "nowhere"), "nowhere is no revision"),
-        (("image.png", "--checkpoint", "none"), "none is not there"),
+        (("image.png", "--checkpoint", "none"), "--checkpoint none: there is no such file"),
+        (("image.png", "--labelled"), "--labelled image.png holds no folder of a class of the network (disc, ring, "),
+        ((".", "--labelled"), "--labelled . holds benchmarks, data, docs and 8 more, no class of the network"),
         (("image.png", "--top", "0"), "--top is 0"),
         (("empty",), "there is no image"),
         (("image.png", "--picture", "/proc/x.png"), "/proc/x.png cannot be written: No such file"),

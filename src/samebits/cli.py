@@ -218,11 +218,11 @@ _CHECKPOINT = option("--checkpoint", metavar="FILE", type=_PATH, help="The netwo
     required=True,
     help="Images, folders that hold images, patterns such as 'holiday/*.jpg', or - for names on standard input.",
 )
-@option("--labelled", is_flag=True, help="Print the accuracy: each FOLDER holds a folder for each class.")
+@option("--labelled", is_flag=True, help="Print the accuracy; each FOLDER holds one folder for each class.")
 @_REV
 @_CHECKPOINT
 @option("--top", metavar="K", type=int, default=3, show_default=True, help="Name the K most probable classes.")
-@option("--json", is_flag=True, help="Write one JSON array.")
+@option("--json", is_flag=True, help="Write JSON.")
 @option("--csv", is_flag=True, help="Write CSV.")
 @option("--picture", metavar="PNG", type=_PATH, help="Draw the first 40 images with their labels.")
 def predict(

@@ -92,7 +92,8 @@ def _source(name: str) -> str:
 
 def _without_tilde(path: str) -> str:
     if path.startswith("~"):
-        raise ValueError(f"{path!r}: DVC does not expand ~, so write {os.path.expanduser(path)!r}")
+        whole = os.path.expanduser(path)
+        raise PydanticCustomError("tilde", "DVC does not expand ~, so write {whole}", {"whole": whole})
     return path
 
 

@@ -31,6 +31,10 @@ def run(root: Path) -> int:
             cifar10.download(raw)
         except cifar10.DownloadFailed as error:
             return _run_on_shapes(root, error)
+    if not raw.exists():  # DVC would only say that there is no such file
+        raise UserError(
+            f"{paths.PARAMETERS}: data.path is {settings.data.path}, which does not exist: correct it, or `dvc checkout` it"
+        )
     lock = root / paths.LOCK
     before = lock.read_bytes() if lock.is_file() else b""
     if code := dvc_command.reproduce(root):

@@ -53,9 +53,9 @@ def find_labelled(named: Sequence[str], class_names: tuple[str, ...]) -> NamedFi
     for folder in named:
         found = image_files.folders_in(folder) if os.path.isdir(folder) else []
         if unknown := [name for name in found if name not in class_names]:
-            what = f"the folder{'s' if len(unknown) > 1 else ''} {listed([printable(each) for each in unknown])}"
+            what = f"{listed([printable(each) for each in unknown])}, no class of the network"
         elif not found:
-            what = "no folder of a class"
+            what = "no folder of a class of the network"
         else:
             for name in found:
                 images, skipped = image_files.below(os.path.join(folder, name))
@@ -65,7 +65,7 @@ def find_labelled(named: Sequence[str], class_names: tuple[str, ...]) -> NamedFi
             continue
         known = listed([printable(name) for name in class_names], 10)
         raise UserError(
-            f"--labelled {printable(folder)} holds {what}: name a folder with one folder for each class of the network ({known})"
+            f"--labelled {printable(folder)} holds {what} ({known}): name a folder that holds one folder for each class"
         )
     _require_some(paths, others)
     return NamedFiles(paths, labels, are_complete=True)

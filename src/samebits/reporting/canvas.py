@@ -6,6 +6,7 @@ version. Layout comes from measured text, not from a layout engine; pyplot is no
 are global.
 """
 
+import logging
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
@@ -126,14 +127,20 @@ def system_fonts(text: str) -> Iterator[None]:
     missing = {character for character in text if not character.isspace() and not _is_in_font(character, before)}
     names = []
     for entry in sorted(fontManager.ttflist, key=lambda entry: (entry.name, entry.fname)) if missing else []:
+        if "last resort" in entry.name.lower():  # matplotlib's own, which draws any letter as a box
+            continue
         if found := _drawn_by(entry.fname, missing):
             names.append(entry.name)
             missing -= found
     STYLE["font.family"] = [*before, *names]
+    log = logging.getLogger("matplotlib.font_manager")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns of a font without a bold variant
     try:
         yield
     finally:
         STYLE["font.family"] = before
+        log.setLevel(level)
 
 
 def percent(share: float, _position: float = 0.0) -> str:
