@@ -42,7 +42,7 @@ def fill(root: Path, part: str = "train", each: int = 20, start: int = 0) -> Non
 
 def settings(**changes: object) -> params.Data:
     values = yaml.safe_load((PROJECT / "params.yaml").read_text())["data"]
-    own = {key: changes.pop(key) for key in list(changes) if key in values["folder"]}
+    own = {key: changes.pop(key) for key in list(changes) if key in params.Folder.model_fields}
     return params.Data.model_validate(
         values | {"source": "folder", "image_size": 16} | changes | {"folder": values["folder"] | own}
     )
@@ -71,11 +71,11 @@ def test_the_layout_of_imagefolder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["val", "valid"])
 def test_other_names_of_the_validation_images(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    fill(tmp_path)
+    fill(tmp_path, each=15)
     fill(tmp_path, name, 4, 100)
     fill(tmp_path, "extra", 1, 200)
     raw = read(tmp_path, validation_percent=20)
-    assert raw.validation is not None and len(raw.validation) == 12 and len(raw.train) + len(raw.test) == 60
+    assert raw.validation is not None and len(raw.validation) == 12 and len(raw.train) + len(raw.test) == 45
     assert "ignored extra: the folders that count are train, validation, valid, val, test" in capfd.readouterr().err
     fill(tmp_path, "validation", 4, 300)
     with pytest.raises(UserError, match=f"has the folders validation and {name}, which all hold validation images"):
@@ -130,19 +130,19 @@ def test_copies_across_train_and_test_are_refused_unless_allowed(
 
 
 def test_broken_files_are_skipped_if_that_is_wanted(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    fill(tmp_path)
+    fill(tmp_path, each=15)
     whole = read(tmp_path)
     broken = [f"train/{name}/broken{number}.png" for name in CLASSES for number in range(4)]
     for name in broken:
         (tmp_path / name).write_text("x")
     with pytest.raises(
-        UserError, match=r"^12 of 72 images are unusable: .*, \.\.\.: .* or set data\.folder\.broken to skip"
+        UserError, match=r"^12 of 57 images are unusable: .*, \.\.\.: .* or set data\.folder\.broken to skip"
     ):
         read(tmp_path)
     raw = read(tmp_path, broken="skip")
     assert raw.skipped == tuple(broken) and whole.skipped == ()
     assert contents(raw.train) == contents(whole.train) and contents(raw.test) == contents(whole.test)
-    assert "note: skipped 12 of 72 images: train/ant/broken0.png is not an image" in capfd.readouterr().err
+    assert "note: skipped 12 of 57 images: train/ant/broken0.png is not an image" in capfd.readouterr().err
     for path in (tmp_path / "train/ant").glob("[0-9]*.png"):
         path.write_text("x")
     with pytest.raises(UserError, match=r"and the skipped files leave no training image of ant \(0 in all\)"):
