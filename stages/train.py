@@ -6,9 +6,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # the code beside this script
 
 from samebits import stage, tracking
+from samebits.stage import rank, workers
 
 inputs = stage.begin(__file__)  # before any code that decides the result is imported
-recorder = tracking.Recorder(stage.repository_root(), "this training")
+workers.start(inputs, __file__)
+if rank.is_first():
+    recorder = tracking.Recorder(stage.repository_root(), "this training")
 
 import json
 import math
@@ -19,9 +22,10 @@ from tqdm import tqdm
 
 from samebits import atomic, checkpoint, core_locks, models, paths
 from samebits.data import prepared
+from samebits.errors import UserError
 from samebits.stage import changes, records
 from samebits.stage.inputs import Inputs
-from samebits.training import history, loop, resume
+from samebits.training import history, loop, parallel, resume
 
 
 @dataclass
@@ -47,28 +51,41 @@ class Progress:
 
 
 def main(inputs: Inputs) -> None:
-    """Write data/model: checkpoint, history, environment. Continues from a resume point if a killed run left one."""
+    """Write data/model: checkpoint, history, environment. Continues from a resume point if a killed run left one.
+
+    If several processes train, all run this, and the first one writes.
+    """
     settings, recipe = inputs.settings, inputs.settings.chosen
     device, environment = stage.set_up_torch(settings, recipe.train)
+    team = parallel.join() if rank.is_worker() else parallel.ALONE
     folder = Path(paths.PREPARED)
     description = prepared.read_description(folder)
     num_classes = len(description.class_names)
     network = models.build(recipe.model, description.image_shape, num_classes, settings.seed).to(device)
     data, validation = (prepared.read_split(folder, name).to(device) for name in ("train", "validation"))
     inputs.seal()
-    prepared.require_written(folder, {name: inputs.sha256(paths.split(name)) for name in ("train", "validation")})
 
     meaning = {"recipe": settings.recipe, "seed": settings.seed} | recipe.model_dump(include={"model", "train"})
-    data_md5 = inputs.md5(paths.DATASET)
     what_decides_bits = {
         "code": inputs.code,
-        "data": data_md5,
         "environment": environment,
         "parameters": meaning | {"device": settings.device, "determinism": recipe.determinism},
     }
-    key = resume.key_of(what_decides_bits)
+    # Each process has read code and data itself: all must have read the same.
+    mine = what_decides_bits, {path: file.signature for path, file in inputs.data.items()}
+    if not rank.is_first():
+        first, state = team.share(None)
+        if first != mine:
+            raise UserError("code, parameters or data changed while the training was starting: run `dvc repro` again")
+        nothing = prepared.Split(data.images[:0], data.labels[:0])  # the first measures the validation images
+        loop.train(network, data, nothing, recipe.train, settings.seed, lambda *_: None, None, state, team)
+        sys.exit()
+
+    prepared.require_written(folder, {name: inputs.sha256(paths.split(name)) for name in ("train", "validation")})
+    data_md5 = inputs.md5(paths.DATASET)
+    key = resume.key_of(what_decides_bits | {"data": data_md5})
     points = resume.ResumePoints(stage.scratch(), key, settings.checkpoint_every_seconds)
-    turn = core_locks.Turn(recipe.train.num_threads if device.type == "cpu" else 0)
+    turn = core_locks.Turn(team.size * recipe.train.num_threads if device.type == "cpu" else 0)
     watch = changes.Watch(inputs, lambda line: tqdm.write(line, file=sys.stderr))
     num_steps = recipe.train.num_epochs * math.ceil(len(data) / recipe.train.batch_size)
     progress = Progress(points, turn, watch, num_steps)
@@ -79,9 +96,10 @@ def main(inputs: Inputs) -> None:
         state = (points.newest() or {}).get("training")
         if state:
             print(f"going on after step {state['step']:,} of {num_steps:,}, from a resume point")
+        team.share((mine, state))
         with turn.taken():
             rows = loop.train(
-                network, data, validation, recipe.train, settings.seed, progress.report, progress.pause, state
+                network, data, validation, recipe.train, settings.seed, progress.report, progress.pause, state, team
             )
         changes.require_none(inputs)
         checkpoint.save(

@@ -23,7 +23,9 @@ WAIT_SECONDS = 60.0
 
 
 class Turn:
-    """The right to compute with `num_threads` of the cores that this process may use, or with all if they are fewer.
+    """The right to compute with `num_threads`, of all processes of a training, of the cores that this process may use.
+
+    It is the right to all cores if they are fewer.
 
     Each core is a lock in the system's temporary folder, which the kernel frees when its process ends. A lock file holds
     the process number: nobody waits for a process that is stopped (Ctrl-Z). Without such a folder nobody waits at all.
@@ -65,6 +67,11 @@ class Turn:
         self._taken = time.monotonic()
 
 
+def cores() -> list[int]:
+    """Return the numbers of the cores that this process may use."""
+    return sorted(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+
+
 def _locks() -> tuple[list[FileLock], list[FileLock]]:
     """Return the lock of the process that is next, and those of the cores; none if the folder cannot be used."""
     folder = Path(tempfile.gettempdir()) / f"samebits-cores-{os.getuid()}"
@@ -78,8 +85,7 @@ def _locks() -> tuple[list[FileLock], list[FileLock]]:
     except OSError as error:
         print(f"note: trainings on this machine do not take turns ({folder}: {error.strerror})", file=sys.stderr)
         return [], []
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return [FileLock(folder / "next")], [FileLock(folder / str(core)) for core in sorted(cores)]
+    return [FileLock(folder / "next")], [FileLock(folder / str(core)) for core in cores()]
 
 
 def _hold(locks: list[FileLock], number: int) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -25,6 +26,18 @@ from samebits.errors import UserError
 from samebits.quantities import Count, CountOrZero, Precision, Seed
 
 NumThreads = Annotated[int, Field(ge=1, le=1024)]
+
+
+def _power_of_two(number: int) -> int:
+    if number < 1 or number.bit_count() != 1:
+        raise PydanticCustomError("power_of_two", "Input should be a power of two: 1, 2, 4, 8, ...")
+    return number
+
+
+def _num_processes(number: Any) -> Any:
+    if number != "auto" and (type(number) is not int or number < 1 or number.bit_count() != 1):
+        raise PydanticCustomError("num_processes", "Input should be auto or a power of two: 1, 2, 4, 8, ...")
+    return number
 
 
 class _Section(BaseModel):
@@ -119,9 +132,16 @@ class Train(_Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Precision
     batch_size: Count
+    num_shards: Annotated[int, AfterValidator(_power_of_two)] = 1  # of each mini-batch, for several processes
     num_epochs: Count
     report_every_steps: Count
     num_threads: NumThreads
+
+    @model_validator(mode="after")
+    def _shards_have_images(self) -> "Train":
+        if self.num_shards > self.batch_size:
+            raise ValueError(f"num_shards is {self.num_shards}: must not be more than batch_size, {self.batch_size}")
+        return self
 
 
 class Evaluate(_Section):
@@ -182,6 +202,7 @@ class Params(_Section):
     seed: Seed
     device: Literal["auto", "cpu", "cuda"]
     checkpoint_every_seconds: Annotated[float, Field(gt=0)]
+    num_processes: Annotated[int | Literal["auto"], BeforeValidator(_num_processes)] = "auto"  # decides no result
     data: Data
     recipes: Annotated[dict[str, Recipe], Field(min_length=1), AfterValidator(_named)]
 
@@ -198,6 +219,16 @@ class Params(_Section):
         if self.data.source == "folder" and least and size < least:
             raise ValueError(
                 f"data.image_size is {size}: the network {network} of recipe {self.recipe} needs at least {least}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _processes_have_shards(self) -> "Params":
+        num_shards = self.chosen.train.num_shards
+        if self.num_processes != "auto" and self.num_processes > num_shards:
+            raise ValueError(
+                f"num_processes is {self.num_processes}: must not be more than recipes.{self.recipe}.train.num_shards, "
+                f"which is {num_shards}; auto is always possible"
             )
         return self
 

@@ -23,6 +23,7 @@ from samebits.errors import UserError, listed
 from samebits.paths import LOCK, PARAMETERS, PINS, PIPELINE, RECIPES
 from samebits.repository import dvc_lock, git
 from samebits.repository.digests import file_md5, md5_of
+from samebits.stage import rank
 
 if TYPE_CHECKING:
     from samebits.params import Params
@@ -65,8 +66,10 @@ class Inputs:
         self._dependencies = self._paths(self.stage, "deps")
         data = [path for _, path in self.outputs() if path in self._dependencies and Path(path).is_file()]
         threads = ThreadPoolExecutor(2)  # beside the import of PyTorch, which keeps one core busy for two seconds
-        self._data: dict[str, Future[File]] = {path: threads.submit(_read_data, Path(path)) for path in data}
-        self._commit_and_patch = threads.submit(_commit_and_patch)
+        # One process of a training reads all data and asks git; the others compare the signatures with it.
+        read = _read_data if rank.is_first() else _find_data
+        self._data: dict[str, Future[File]] = {path: threads.submit(read, Path(path)) for path in data}
+        self._commit_and_patch = threads.submit(_commit_and_patch if rank.is_first() else _no_commit)
         threads.shutdown(wait=False)
         self.images = self.list_images()
         self.sealed: set[str] = set()  # the code that was loaded when nothing had changed yet
@@ -249,6 +252,14 @@ def _read_data(path: Path) -> File:
     before, md5 = signature(path), file_md5(path)
     with path.open("rb") as file:
         return File(before, md5, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _find_data(path: Path) -> File:
+    return File(signature(path), "")
+
+
+def _no_commit() -> tuple[None, bytes]:
+    return None, b""
 
 
 def _commit_and_patch() -> tuple[str | None, bytes]:

@@ -16,7 +16,7 @@ from samebits.data.prepared import Split
 from samebits.errors import UserError
 from samebits.evaluation.inference import loss_and_accuracy
 from samebits.generators import generator
-from samebits.training import augmentation
+from samebits.training import augmentation, parallel
 from samebits.training.history import Report
 from samebits.training.optimization import Optimization
 
@@ -40,14 +40,17 @@ def train(
     on_report: OnReport,
     on_pause: OnPause | None = None,
     resume_from: State | None = None,
+    team: parallel.Team = parallel.ALONE,
 ) -> list[Report]:
     """Train `network` in place on `data`, which lies on its device, and return the history.
+
+    Every process of `team` calls this with the same data, settings, seed and state, and ends with the same network.
 
     Every `report_every_steps` mini-batches of an epoch, and at its end, the running loss is reported. Each epoch visits
     every image once, in an order drawn anew from `seed`. With `resume_from`, a state that `on_pause` was given, it goes on
     from there with the same bits. Raises UserError when the loss is no longer a finite number.
     """
-    training = _Training(network, data, settings, seed)
+    training = _Training(network, data, settings, seed, team)
     if resume_from is not None:
         training.restore(resume_from)
     else:
@@ -77,7 +80,7 @@ def train(
 class _Training:
     """A training and how far it is."""
 
-    def __init__(self, network: nn.Module, data: Split, settings: params.Train, seed: int) -> None:
+    def __init__(self, network: nn.Module, data: Split, settings: params.Train, seed: int, team: parallel.Team) -> None:
         self._network = network
         self._data = data
         self._settings = settings
@@ -85,6 +88,9 @@ class _Training:
         self._augmentations = augmentation.build(settings.augmentation, len(data), seed, data.labels.device)
         is_bfloat16 = settings.precision == "bfloat16"
         self._autocast = torch.autocast(data.labels.device.type, torch.bfloat16, enabled=is_bfloat16)
+        self._shards = None
+        if settings.num_shards > 1:
+            self._shards = parallel.Shards(network, settings.num_shards, team, seed, self._mean_loss)
         self._order = generator(seed, "order")
         self._order_of_epoch = self._order.get_state()  # as it was before the epoch's order was drawn
         self._running: list[torch.Tensor] = []  # losses of the mini-batches since the last report
@@ -143,23 +149,37 @@ class _Training:
 
     def _train_on(self, indices: torch.Tensor, bar: "tqdm[Any]") -> None:
         """Train on the images at `indices` (N,), in mini-batches in their order; the last may be smaller."""
-        settings = self._settings
+        size = self._settings.batch_size
+        if self._shards is not None:
+            for batch in indices.split(size):
+                self._end_step(self._shards.backward(batch, self.step), len(batch), bar)
+            return
+        images, labels = self._images(indices).split(size), self._data.labels[indices].split(size)
+        for batch, labels_of_batch in zip(images, labels, strict=True):
+            loss = self._loss(batch, labels_of_batch)
+            loss.backward()
+            self._end_step(loss.detach(), len(batch), bar)
+
+    def _end_step(self, loss: torch.Tensor, num_images: int, bar: "tqdm[Any]") -> None:
+        self._optimization.step()
+        self._running.append(loss)
+        self.step += 1
+        bar.update(num_images)
+
+    def _images(self, indices: torch.Tensor) -> torch.Tensor:
+        """Return the images at `indices` (B,) as this epoch sees them, float32."""
         images = self._data.images[indices]
         for augment in self._augmentations:
             images = augment(images, indices)
-        images = images.float()
-        batches = zip(
-            images.split(settings.batch_size), self._data.labels[indices].split(settings.batch_size), strict=True
-        )
-        for batch, labels in batches:
-            with self._autocast:
-                logits = self._logits(batch)
-                loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-            loss.backward()
-            self._optimization.step()
-            self._running.append(loss.detach())
-            self.step += 1
-            bar.update(len(labels))
+        return images.float()
+
+    def _mean_loss(self, indices: torch.Tensor) -> torch.Tensor:
+        return self._loss(self._images(indices), self._data.labels[indices])
+
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        with self._autocast:
+            logits = self._logits(images)
+            return F.cross_entropy(logits, labels, label_smoothing=self._settings.label_smoothing)
 
     def _logits(self, batch: torch.Tensor) -> torch.Tensor:
         try:
