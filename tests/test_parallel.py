@@ -14,6 +14,7 @@ from torch.multiprocessing import start_processes
 
 from samebits import models, params
 from samebits.data.prepared import Split
+from samebits.models import speed
 from samebits.training import loop, parallel
 from tests.example_parts import RECIPES
 from tests.test_training import random_split
@@ -69,7 +70,10 @@ def in_processes(size: int, folder: Path, function: Callable[..., Any], *argumen
 
 
 @pytest.mark.parametrize("name", ["lab", "speed", "resnet"])
-def test_the_bits_are_the_same_on_any_number_of_processes(name: str, tmp_path: Path) -> None:
+def test_the_bits_are_the_same_on_any_number_of_processes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "_WIDTHS", (8, 16, 16))
     expected = train(name)
     for size in (2, 4, 8):
         assert in_processes(size, tmp_path / str(size), train, name) == [expected] * size

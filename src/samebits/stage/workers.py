@@ -109,8 +109,7 @@ def _reason(error: "ChildFailedError", number: int, logs: Path) -> str:
         sys.exit(ended[min(failed)])
     # The launcher ends the others by SIGTERM when one has ended.
     if killed := [rank for rank, code in ended.items() if code not in (os.EX_TEMPFAIL, -signal.SIGTERM)]:
-        names = ", ".join(f"{rank + 1} of {number} (signal {-ended[rank]})" for rank in killed)
-        return f"training process {names} was killed"
+        return f"training process {killed[0] + 1} of {number} was killed (signal {-ended[killed[0]]})"
     if lost := [failure for failure in error.failures.values() if failure.exitcode == os.EX_TEMPFAIL]:
         return f"the training processes no longer reach each other ({' '.join(str(lost[0].message).split())})"
     return "a training process was ended by SIGTERM"
