@@ -61,6 +61,30 @@ BROKEN = {
         ["train.batch_size", "0", "greater than or equal to 1"],
     ),
     "batch size a fraction": (change("batch_size: 4", "batch_size: 4.5"), ["train.batch_size", "4.5", "integer"]),
+    "shards are no power of two": (
+        change("batch_size: 100\n", "batch_size: 100\n      num_shards: 3\n"),
+        ["recipes.linear.train.num_shards", "3", "a power of two"],
+    ),
+    "no shards": (
+        change("batch_size: 100\n", "batch_size: 100\n      num_shards: 0\n"),
+        ["recipes.linear.train.num_shards", "0", "a power of two"],
+    ),
+    "more shards than images": (
+        change("batch_size: 4\n", "batch_size: 4\n      num_shards: 8\n"),
+        ["recipes.lab.train", "num_shards is 8", "batch_size, 4"],
+    ),
+    "processes are no power of two": (
+        change("num_processes: auto", "num_processes: 3"),
+        ["num_processes", "3", "auto or a power of two"],
+    ),
+    "processes are a word": (
+        change("num_processes: auto", "num_processes: all"),
+        ["num_processes", "'all'", "auto or a power of two"],
+    ),
+    "more processes than shards": (
+        change("num_processes: auto", "num_processes: 2"),
+        ["num_processes is 2", "recipes.lab.train.num_shards", "which is 1"],
+    ),
     "no epochs": (change("num_epochs: 2", "num_epochs: 0"), ["train.num_epochs", "0", "greater than or equal to 1"]),
     "no threads": (change("num_threads: 1", "num_threads: 0"), ["num_threads", "0", "greater than or equal to 1"]),
     "unknown optimizer": (

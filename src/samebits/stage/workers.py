@@ -81,7 +81,8 @@ def _launch(inputs: Inputs, script: str, number: int) -> None:
                 nproc_per_node=number,
                 run_id=f"samebits-{os.getpid()}",
                 rdzv_backend="c10d",
-                rdzv_endpoint="localhost:0",
+                rdzv_endpoint=f"{logs}/rendezvous",
+                rdzv_configs={"store_type": "file"},  # what is read there is unpickled: nobody else may write it
                 local_addr="localhost",
                 max_restarts=0,  # a mistake of the user or a bug would only come again
                 logs_specs=DefaultLogsSpecs(logs, redirects=dict.fromkeys(range(1, number), Std.ALL)),
