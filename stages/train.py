@@ -57,7 +57,7 @@ def main(inputs: Inputs) -> None:
     """
     settings, recipe = inputs.settings, inputs.settings.chosen
     device, environment = stage.set_up_torch(settings, recipe.train)
-    team = parallel.join() if rank.is_worker() else parallel.ALONE
+    team = parallel.join(rank.meeting_place()) if rank.is_worker() else parallel.ALONE
     folder = Path(paths.PREPARED)
     description = prepared.read_description(folder)
     num_classes = len(description.class_names)

@@ -88,7 +88,7 @@ def _launch(inputs: Inputs, script: str, number: int) -> None:
                 logs_specs=DefaultLogsSpecs(logs, redirects=dict.fromkeys(range(1, number), Std.ALL)),
             )
             try:
-                elastic_launch(config, sys.executable)(script, WORKER)
+                elastic_launch(config, sys.executable)(script, WORKER, f"{logs}/store")
                 return
             except ChildFailedError as error:
                 reason = _reason(error, number, Path(logs))

@@ -68,16 +68,17 @@ class Team:
 ALONE = Team()
 
 
-def join() -> Team:
-    """Join the processes that PyTorch's launcher has started, of which this is one."""
+def join(meeting_place: str) -> Team:
+    """Join the processes that PyTorch's launcher has started, of which this is one; they meet at an `init_method` of PyTorch's."""
     from torch import distributed
 
     try:
-        distributed.init_process_group("gloo", timeout=_START)
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        distributed.init_process_group("gloo", meeting_place, _START, size, rank)
         group = distributed.new_group(timeout=HANG)
     except RuntimeError as error:
         _leave(error)
-    return Team(distributed.get_rank(), distributed.get_world_size(), group)
+    return Team(rank, size, group)
 
 
 def _leave(error: RuntimeError) -> None:
