@@ -218,7 +218,8 @@ def test_a_repro_with_processes_records_the_same_and_says_as_much(prepared: Repo
     shutil.rmtree(prepared.root / ".samebits")  # else it would go on from the end
     together = prepared.run("dvc", "repro", "--force", "--single-item", "train")
     assert (prepared.root / "dvc.lock").read_bytes() == record
-    assert together.stdout.split("Running stage 'train'")[1] == alone.stdout.split("Running stage 'train'")[1]
+    reports, same = ([line for line in each.stdout.splitlines() if "loss" in line] for each in (together, alone))
+    assert len(reports) == 3 and reports == same
     assert together.stderr == alone.stderr
 
 
@@ -284,7 +285,7 @@ class Killing:
 def test_killed_workers_cost_the_steps_since_the_last_point(prepared: Repository) -> None:
     prepared.repro("prepare")
     prepared.edit(in_shards)
-    prepared.edit(lambda values: values["recipes"]["lab"]["train"].update(num_epochs=20))
+    prepared.edit(lambda values: values["recipes"]["lab"]["train"].update(num_epochs=10))
     killing = Killing(prepared)
     expected = killing.finish(1)
     shutil.rmtree(prepared.root / ".samebits")
