@@ -313,6 +313,23 @@ def test_a_git_that_fails_costs_a_warning_and_no_false_origin(prepared: Reposito
     assert run.data.tags["samebits.dirty"] == "true" and "samebits.commit" not in run.data.tags
 
 
+def test_an_edit_before_git_has_read_the_files_is_in_no_patch(prepared: Repository, tmp_path: Path) -> None:
+    before = (prepared.root / "params.yaml").read_bytes()
+    program = tmp_path / "git"
+    program.write_text(
+        f"#!/bin/sh\ncase \" $* \" in *' diff '*) echo '# edited' >> {prepared.root}/params.yaml;; esac\n"
+        f'exec {shutil.which("git")} "$@"\n'
+    )
+    program.chmod(0o755)
+    path = prepared.environment_of(("dvc",))["PATH"]
+    prepared.run("dvc", "repro", "train", PATH=f"{tmp_path}{os.pathsep}{path}")
+    assert (prepared.root / "params.yaml").read_bytes() != before
+    store = open_store(prepared.root)
+    (run,) = store.client.search_runs([store.experiment_id])
+    assert run.data.tags["samebits.dirty"] == "true"
+    assert "diff.patch" not in [file.path for file in store.client.list_artifacts(run.info.run_id)]
+
+
 def test_compiled_code_of_an_earlier_version_is_not_run(done: Repository) -> None:
     """Python takes it for the present one if both have one size and were written in the same second."""
     path = done.root / CODE

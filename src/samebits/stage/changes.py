@@ -134,7 +134,11 @@ def _undo_command(inputs: Inputs, changes: list[Change]) -> str:
         commit, patch = inputs.commit_and_patch()
     except UserError:
         return ""
-    if commit is None or any(f" b/{path}\n".encode() in patch or path in inputs.data for path in paths):
+    if (
+        commit is None
+        or patch is None
+        or any(f" b/{path}\n".encode() in patch or path in inputs.data for path in paths)
+    ):
         return ""
     return f" (`git checkout {commit[:DIGITS]} -- {' '.join(sorted(paths))}`)"
 

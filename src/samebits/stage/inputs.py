@@ -54,6 +54,8 @@ class Inputs:
         self._sources = {_relative(path, self._root): _read_code(path) for path in _code_files(self._root)}
         self._links = {path: to for path in self._sources if (to := self.target(path)) != path}
         _forget_bytecode(self._root / path for path in self._sources)
+        # Before the texts: an edit between the two must not go unnoticed.
+        self._signatures = {name: signature(Path(name)) for name in (PARAMETERS, PIPELINE)}
         self.texts = {name: content_of(Path(name)) for name in (PARAMETERS, PIPELINE, LOCK)}
         # From here on everything may be imported: the code is read.
         from samebits import params
@@ -69,7 +71,7 @@ class Inputs:
         # One process of a training reads all data and asks git; the others compare the signatures with it.
         read = _read_data if rank.is_first() else _find_data
         self._data: dict[str, Future[File]] = {path: threads.submit(read, Path(path)) for path in data}
-        self._commit_and_patch = threads.submit(_commit_and_patch if rank.is_first() else _no_commit)
+        self._commit_and_patch = threads.submit(self._read_git if rank.is_first() else lambda: (None, None))
         threads.shutdown(wait=False)
         self.images = self.list_images()
         self.sealed: set[str] = set()  # the code that was loaded when nothing had changed yet
@@ -130,9 +132,19 @@ class Inputs:
         """Return the SHA-256 that the data file `path` had at the start."""
         return (self._data[path].result() if path in self._data else _read_data(Path(path))).sha256
 
-    def commit_and_patch(self) -> tuple[str | None, bytes]:
-        """Return the commit, if there is one, and how the files differed from it. Raises GitError if git fails."""
+    def commit_and_patch(self) -> tuple[str | None, bytes | None]:
+        """Return the commit, if there is one, and how the files differed from it at the start.
+
+        The latter is None if one of them was edited before git had read it. Raises GitError if git fails.
+        """
         return self._commit_and_patch.result()
+
+    def _read_git(self) -> tuple[str | None, bytes | None]:
+        workspace = Path.cwd()
+        commit = git.commit(workspace)
+        patch = git.diff(workspace, commit) if commit else b""
+        read = self._signatures | {path: file.signature for path, file in self._sources.items()}
+        return commit, patch if all(signature(Path(path)) == before for path, before in read.items()) else None
 
     def parameters(self, stage: str, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return those of `values`, by default the values at the start, that a stage depends on, by dotted name."""
@@ -256,16 +268,6 @@ def _read_data(path: Path) -> File:
 
 def _find_data(path: Path) -> File:
     return File(signature(path), "")
-
-
-def _no_commit() -> tuple[None, bytes]:
-    return None, b""
-
-
-def _commit_and_patch() -> tuple[str | None, bytes]:
-    workspace = Path.cwd()
-    commit = git.commit(workspace)
-    return commit, git.diff(workspace, commit) if commit else b""
 
 
 def _relative(path: Path, root: Path) -> str:

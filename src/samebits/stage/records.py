@@ -26,7 +26,7 @@ def origin(inputs: Inputs) -> Origin:
         return Origin(None, b"", experiment, is_dirty=True)
     # The record of a stage before that was edited just when it had ended disappears a moment later.
     now, before = _recorded_now(), inputs.stages_before()
-    if any(now.stages.get(name) != inputs.recorded[name] or misfits(inputs, name) for name in before):
+    if patch is None or any(now.stages.get(name) != inputs.recorded[name] or misfits(inputs, name) for name in before):
         return Origin(commit, b"", experiment, is_dirty=True)
     files = {name: inputs.texts[name] for name in (PARAMETERS, PIPELINE)}
     return Origin(commit, patch, experiment, files, is_dirty=bool(patch))
