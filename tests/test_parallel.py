@@ -223,7 +223,6 @@ def test_a_repro_with_processes_records_the_same_and_says_as_much(prepared: Repo
     assert together.stderr == alone.stderr
 
 
-@pytest.mark.long
 def test_a_mistake_is_one_line_and_a_bug_keeps_its_traceback(prepared: Repository) -> None:
     prepared.repro("prepare")
     prepared.edit(lambda values: (in_shards(values), values.update(num_processes=2)))
