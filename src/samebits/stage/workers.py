@@ -108,8 +108,8 @@ def _reason(error: "ChildFailedError", number: int, logs: Path) -> str:
         if 0 not in failed:  # the first has said it
             sys.stderr.write(next(logs.rglob(f"{failed[0]}/stderr.log")).read_text(errors="replace"))
         sys.exit(ended[min(failed)])
-    lost = [failure.error_file_data for failure in error.failures.values() if failure.exitcode == os.EX_TEMPFAIL]
-    told = lost[0]["message"]["message"] if lost else "SIGTERM"
+    lost = [str(failure.message) for failure in error.failures.values() if failure.exitcode == os.EX_TEMPFAIL]
+    told = lost[0] if lost else "SIGTERM"
     # The launcher ends the others by SIGTERM when one has ended, and one that does not react by SIGKILL.
     killed = [rank for rank, code in ended.items() if code not in (os.EX_TEMPFAIL, -signal.SIGTERM)]
     if killed and "Timed out" not in told:

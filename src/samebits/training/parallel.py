@@ -5,16 +5,19 @@ one binary tree over the shards: a process adds up the branch of its own shards,
 The order of addition in an all-reduce would follow the number of processes.
 """
 
+import json
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from samebits import atomic
 from samebits.generators import derived_seed
 
 if TYPE_CHECKING:
@@ -83,9 +86,9 @@ def join(meeting_place: str) -> Team:
 
 def _leave(error: RuntimeError) -> None:
     """End this process because of another one, whose failure is what counts."""
-    from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
-
-    ErrorHandler().record_exception(error)  # for the launcher
+    # For the launcher, which ends this process at any moment now: whole, or not at all.
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        atomic.write_text(Path(file), json.dumps({"message": str(error)}))
     sys.exit(os.EX_TEMPFAIL)
 
 
