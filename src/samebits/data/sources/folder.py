@@ -1,7 +1,7 @@
 """The user's own images, in the layout that torchvision's ImageFolder reads: train/<class>/*, and so on.
 
-Without a folder test/ (or validation/, which may be called valid/ or val/), the hash of each file in train/ and `data.seed` alone decide whether the image
-goes there. So adding images moves none of the others, and two copies of one file are never on both sides.
+Without a folder test/ (or validation/, which may be called valid/ or val/), the hash of each file in train/ and `data.seed`
+alone decide whether the image goes there. So adding images moves none of the others, and two copies of one file are never on both sides.
 """
 
 import hashlib
