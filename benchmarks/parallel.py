@@ -3,14 +3,11 @@
 import multiprocessing
 import os
 import tempfile
-import time
 from functools import partial
-from pathlib import Path
 
-from benchmarks import drawn
 from benchmarks.measure import Measure, Row, in_turn, ratio
-from samebits import models, params, runtime
-from samebits.training import loop, parallel
+from benchmarks.training import epoch
+from samebits.training import parallel
 
 NUM_SHARDS = 8
 BATCH_SIZE = 512
@@ -20,11 +17,11 @@ NUM_STEPS = 2
 def training(num_shards: int, num_processes: int) -> Measure:
     """Some steps in so many shards and processes, one or two: seconds."""
     if num_processes == 1:
-        return epochs(num_shards, parallel.ALONE)
+        return two_steps(num_shards, parallel.ALONE)
     place = f"file://{tempfile.mkdtemp()}/store"
     multiprocessing.get_context("spawn").Process(target=second, args=(num_shards, place), daemon=True).start()
     team = join(0, place)
-    measure = epochs(num_shards, team)
+    measure = two_steps(num_shards, team)
 
     def together() -> float:
         team.share(True)
@@ -36,7 +33,7 @@ def training(num_shards: int, num_processes: int) -> Measure:
 def second(num_shards: int, place: str) -> None:
     """Be the second process, until the first one ends."""
     team = join(1, place)
-    measure = epochs(num_shards, team)
+    measure = two_steps(num_shards, team)
     while team.share(None):
         measure()
 
@@ -46,22 +43,9 @@ def join(rank: int, place: str) -> parallel.Team:
     return parallel.join(place)
 
 
-def epochs(num_shards: int, team: parallel.Team) -> Measure:
-    """An epoch of two steps whenever it is called: seconds."""
-    recipe = params.load(Path("params.yaml")).recipes["speed"]
-    runtime.make_deterministic(1)
-    runtime.keep_memory()
-    data = drawn.training_images(NUM_STEPS * BATCH_SIZE)
-    settings = {"num_epochs": 1, "precision": "float32", "batch_size": BATCH_SIZE, "num_shards": num_shards}
-    once = recipe.train.model_copy(update=settings)
-
-    def measure() -> float:
-        network = models.build(recipe.model, drawn.IMAGE_SHAPE, drawn.NUM_CLASSES, 0)
-        began = time.perf_counter()
-        loop.train(network, data, drawn.nothing(data), once, 0, lambda *_: None, team=team)
-        return time.perf_counter() - began
-
-    return measure
+def two_steps(num_shards: int, team: parallel.Team) -> Measure:
+    settings = {"precision": "float32", "batch_size": BATCH_SIZE, "num_shards": num_shards, "num_threads": 1}
+    return epoch("speed", NUM_STEPS * BATCH_SIZE, team=team, **settings)
 
 
 def rows() -> list[Row]:

@@ -3,13 +3,23 @@
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.measure import Measure
 
+if TYPE_CHECKING:
+    from samebits.training.parallel import Team
 
-def epoch(name: str, num_images: int, is_portable: bool = False, is_mapped: bool = False, **settings: Any) -> Measure:
-    """Return what measures an epoch of the recipe `name`, changed by `settings`, as train runs it."""
+
+def epoch(
+    name: str,
+    num_images: int,
+    is_portable: bool = False,
+    is_mapped: bool = False,
+    team: "Team | None" = None,
+    **settings: Any,
+) -> Measure:
+    """Return what measures an epoch of the recipe `name`, changed by `settings`, as train runs it: seconds."""
     from samebits import portability
 
     if is_portable:  # before PyTorch is imported
@@ -18,22 +28,22 @@ def epoch(name: str, num_images: int, is_portable: bool = False, is_mapped: bool
     from benchmarks import drawn
     from samebits import models, params, runtime
     from samebits.data import prepared
-    from samebits.training import loop
+    from samebits.training import loop, parallel
 
     recipe = params.load(Path("params.yaml")).recipes[name]
-    runtime.make_deterministic(recipe.train.num_threads)
+    once = recipe.train.model_copy(update={"num_epochs": 1} | settings)
+    runtime.make_deterministic(once.num_threads)
     runtime.keep_memory()
     data = drawn.training_images(num_images)
     if is_mapped:
         with tempfile.TemporaryDirectory() as folder:
             drawn.save(data, Path(folder))
             data = prepared.read_split(Path(folder), "train")
-    once = recipe.train.model_copy(update={"num_epochs": 1} | settings)
 
     def measure() -> float:
         network = models.build(recipe.model, drawn.IMAGE_SHAPE, drawn.NUM_CLASSES, 0)
         began = time.perf_counter()
-        loop.train(network, data, drawn.nothing(data), once, 0, lambda *_: None)
+        loop.train(network, data, drawn.nothing(data), once, 0, lambda *_: None, team=team or parallel.ALONE)
         return time.perf_counter() - began
 
     return measure

@@ -257,8 +257,17 @@ def are_gone(started: list[psutil.Process]) -> bool:
 class Killing:
     """Starts a training of the lab again and again, and ends it."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, num_epochs: int) -> None:
         self.repository = repository
+        repository.repro("prepare")
+        repository.edit(in_shards)
+        repository.edit(lambda values: values["recipes"]["lab"]["train"].update(num_epochs=num_epochs))
+
+    def expected(self) -> str:
+        """Return the hash of the checkpoint of one process that is never stopped, and leave no resume point of it."""
+        expected = self.finish(1)
+        shutil.rmtree(self.repository.root / ".samebits")
+        return expected
 
     def points(self) -> list[str]:
         return sorted(path.name for path in (self.repository.root / ".samebits/resume").glob("*/*.point"))
@@ -282,12 +291,8 @@ class Killing:
 @pytest.mark.long
 @pytest.mark.usefixtures("cold")
 def test_killed_workers_cost_the_steps_since_the_last_point(prepared: Repository) -> None:
-    prepared.repro("prepare")
-    prepared.edit(in_shards)
-    prepared.edit(lambda values: values["recipes"]["lab"]["train"].update(num_epochs=10))
-    killing = Killing(prepared)
-    expected = killing.finish(1)
-    shutil.rmtree(prepared.root / ".samebits")
+    killing = Killing(prepared, num_epochs=10)
+    expected = killing.expected()
 
     process = killing.start(2)
     for place in (1, 0):
@@ -322,12 +327,8 @@ def test_killed_workers_cost_the_steps_since_the_last_point(prepared: Repository
 @pytest.mark.slow
 @pytest.mark.usefixtures("cold")
 def test_20_kills_at_random_with_other_numbers_of_processes_cost_no_bit(prepared: Repository) -> None:
-    prepared.repro("prepare")
-    prepared.edit(in_shards)
-    prepared.edit(lambda values: values["recipes"]["lab"]["train"].update(num_epochs=120))
-    killing, chance = Killing(prepared), random.Random(0)
-    expected = killing.finish(1)
-    shutil.rmtree(prepared.root / ".samebits")
+    killing, chance = Killing(prepared, num_epochs=120), random.Random(0)
+    expected = killing.expected()
     for number in range(20):
         process = killing.start(chance.choice((2, 4, 8)))
         killing.wait_for_a_point(process)

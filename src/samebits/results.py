@@ -100,7 +100,7 @@ class Result:
 
     @contextmanager
     def copied(self, path: str) -> Iterator[Path]:
-        """Yield a temporary copy of an output, which has its name. Raises UserError as `require` does."""
+        """Yield a path to read an output from, with its own file name. Raises UserError as `require` does."""
         with tempfile.TemporaryDirectory(prefix="samebits-") as folder:
             copy = Path(folder) / Path(path).name
             if place := self.place(path):  # which need not fit into memory

@@ -98,13 +98,13 @@ def require_written(folder: Path, digests: dict[str, str]) -> None:
 def read_split(folder: Path, name: str) -> Split:
     """Return one split of SPLITS; its images are mapped, so indexing reads them from disk.
 
-    They are those of a private copy on disk without a name: an edit of the file would change the images of a running
-    training, and a truncation would kill it. Raises UserError if the split is missing or damaged.
+    They are those of a private copy beside the file, without a name: an edit of the file would change the images of a
+    running training, and a truncation would kill it. Raises UserError if the split is missing or damaged.
     """
     with (
         _readable(folder / f"{name}.safetensors") as path,
         path.open("rb") as original,
-        tempfile.TemporaryFile(dir=Path()) as copy,
+        tempfile.TemporaryFile(dir=folder) as copy,
     ):
         _copy(original, copy)
         with safe_open(f"/dev/fd/{copy.fileno()}", framework="pt") as file:

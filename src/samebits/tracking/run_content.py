@@ -74,9 +74,10 @@ class RunContent:
 
     def note(self, run_id: str) -> dict[str, str]:
         """Return the tag that is the run's description, in Markdown: what came out, and how to get it again."""
-        if not (names := {"accuracy", "accuracy_low", "accuracy_high"}) <= self.metrics.keys():
+        names = ("accuracy", "accuracy_low", "accuracy_high")
+        if not self.metrics.keys() >= set(names):
             return {}
-        accuracy, high, low = (f"{100 * self.metrics[name]:.2f}" for name in sorted(names))
+        accuracy, low, high = (f"{100 * self.metrics[name]:.2f}" for name in names)
         data, recipe, seed = (self.parameters.get(key) for key in ("data", "recipe", "seed"))
         lines = [
             f"**{recipe}** on {(data or {}).get('source')}, seed {seed}: "
