@@ -200,7 +200,7 @@ def test_a_training_and_its_evaluation_are_one_run(root: Path, capfd: pytest.Cap
     assert run.data.metrics["test.recall.sea _ sky"] == 0.75
     assert run.data.metrics["images_per_second"] == 1000.0
     assert not {"validation_loss", "other", "step"} & set(run.data.metrics)
-    assert _artifacts(root, run) == {"params.yaml", "dvc.yaml", "environment.json", "mlartifacts.png"}
+    assert _artifacts(root, run) == {"params.yaml", "dvc.yaml", "environment.json", "evaluate.json", "mlartifacts.png"}
     assert (tags["samebits.data_md5"], tags["samebits.checkpoint_md5"]) == (DATA, CHECKPOINT)
     (written,) = (root / "mlartifacts").rglob("environment.json")
     assert json.loads(written.read_text()) == ENVIRONMENT
