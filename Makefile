@@ -5,7 +5,7 @@ PYTEST = python -m pytest -n 3 --dist worksteal
 UV := $(shell command -v uv 2> /dev/null)
 # Modules are compiled when they are first imported, which saves a minute; all at once if Python may not write what it compiles.
 UV_INSTALL = uv pip install --python $(VENV) $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
-PIP_INSTALL = python -m pip install --disable-pip-version-check $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
+PIP_INSTALL = python -m pip install --quiet --disable-pip-version-check $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
 INSTALL = $(if $(UV),$(UV_INSTALL),$(PIP_INSTALL)) --quiet
 # TORCH names a build of PyTorch's own index, such as cpu or cu130. Without it: the build in the usual index.
 PYTORCH_INDEX := $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORCH))
