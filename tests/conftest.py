@@ -301,6 +301,12 @@ def quick(quick_template: Path, tmp_path: Path) -> Repository:
 
 
 @pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network `speed` of few channels: Muon's bfloat16 is slow on processors that lack it."""
+    monkeypatch.setattr("samebits.models.speed._WIDTHS", (8, 16, 16))
+
+
+@pytest.fixture
 def cold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each program of a test load its libraries itself: for tests about processes and imports."""
     monkeypatch.delenv(WARM, raising=False)

@@ -37,6 +37,7 @@ def drawn(num_images: int) -> Split:
     return Split(torch.randn(num_images, *IMAGE_SHAPE, generator=generator).half(), torch.arange(num_images) % 10)
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("recipe", params.load(PROJECT / "params.yaml").recipes)
 def test_an_epoch_never_waits_for_the_gpu(recipe: str) -> None:
     settings = params.load(PROJECT / "params.yaml").recipes[recipe]

@@ -66,6 +66,7 @@ def test_muon_takes_orthogonal_steps_from_filters_of_constant_norm() -> None:
         assert singular.max() < 1.4 and singular.median() > 0.3, name
 
 
+@pytest.mark.usefixtures("narrow")
 def test_biases_and_the_last_layer_go_by_sgd_on_the_sum_of_losses() -> None:
     network = build_speed()
     optimization = Optimization(muon_settings(), network, steps_per_epoch=2)
@@ -82,6 +83,7 @@ def test_biases_and_the_last_layer_go_by_sgd_on_the_sum_of_losses() -> None:
         torch.testing.assert_close(after[name], expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_learning_rates_fall_to_zero_and_finished_parameters_stand_still() -> None:
     network = build_speed()
     optimization = Optimization(muon_settings(), network, steps_per_epoch=2)
@@ -168,6 +170,7 @@ def test_the_cosine_warms_up_and_ends_at_zero() -> None:
     assert not weight.weight.requires_grad
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("name", parts.names("optimizer"))
 def test_every_optimizer_learns_and_resumes(name: str) -> None:
     """One suite for all: it lowers the loss, and goes on with the same bits."""

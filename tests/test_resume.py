@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from samebits.data.prepared import Split
-from samebits.models import speed
 from samebits.training import loop, resume
 from samebits.training.resume import ResumePoints
 from tests.test_models import build_speed
@@ -40,10 +39,10 @@ def test_resumed_from_every_point_the_bits_are_the_same(monkeypatch: pytest.Monk
         assert torch.equal(resumed, expected), f"after a stop at step {state['step']}"
 
 
+@pytest.mark.usefixtures("narrow")
 def test_the_speed_recipe_resumes_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Muon, schedules, BatchNorm's statistics, augmentation, resizing and bfloat16 on top."""
     monkeypatch.setattr(loop, "_IMAGES_PER_CHUNK", 20)
-    monkeypatch.setattr(speed, "_WIDTHS", (8, 16, 16))
     data, nothing = random_split(50, (3, 16, 16)), random_split(0, (3, 16, 16))
     train_settings = muon_settings(
         num_epochs=3,
