@@ -4,8 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,40 @@ def run_experiment(root: Path, name: str, settings: dict[str, str]) -> int:
     return _dvc(root, "exp", "run", "--temp", "--name", name, *changes).returncode
 
 
+def reproduce_here(root: Path, variables: Mapping[str, str]) -> bool:
+    """Do as `dvc repro` in the folder `root` does, in this process, its stages with these variables; tell whether it succeeded.
+
+    The working folder of the process is `root` meanwhile, so no other thread may rely on it.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    path = _with_python(os.environ.get("PATH", os.defpath))
+    with chdir(root), Repo(str(root)) as repository:
+        try:
+            repository.reproduce(run_env={**variables, "PATH": path})
+        except DvcException as error:
+            print(f"DVC: {error}", file=sys.stderr, flush=True)
+            return False
+    return True
+
+
+def edit_yaml(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """Change a YAML file as DVC does: its comments and the order of its keys stay."""
+    from dvc.utils.serialize import modify_yaml
+
+    with modify_yaml(str(path)) as content:
+        edit(content)
+
+
+def use_cache(root: Path, cache: Path) -> None:
+    """Let the clone in `root` use DVC's cache in the folder `cache`."""
+    from dvc.config import Config
+
+    with Config(str(root / ".dvc")).edit("local") as settings:
+        settings["cache"] = {"dir": str(cache)}
+
+
 def fetch(root: Path, revision: str, path: str, target: Path) -> None:
     """Copy the file or folder `path` of `revision` from git or DVC's cache to `target`."""
     from dvc.api import DVCFileSystem
@@ -108,5 +142,9 @@ def _dvc(
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in given.items() if name not in _INHERITED}
-    # The stages run `python`: the one that runs this.
-    return kept | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), given.get("PATH", os.defpath)])}
+    return kept | {"PATH": _with_python(given.get("PATH", os.defpath))}
+
+
+def _with_python(path: str) -> str:
+    """Return a search path for the stages, which run `python`: the one that runs this."""
+    return os.pathsep.join([str(Path(sys.executable).parent), path])

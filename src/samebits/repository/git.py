@@ -86,6 +86,12 @@ def experiment_names(workspace: Path) -> dict[str, str]:
     return {commit: name for _, commit, name in _experiments(workspace)}
 
 
+def trees(workspace: Path, revision: str, *paths: str) -> dict[str, str]:
+    """Return the hashes of the contents that files and folders have in a commit, by path; without those that it lacks."""
+    listed = _names(workspace, "ls-tree", "-z", "--full-tree", revision, "--", *paths)
+    return {path: entry.split()[2] for entry, _, path in (line.partition("\t") for line in listed)}
+
+
 def experiments(workspace: Path, name: str) -> list[str]:
     """Return the commits of the DVC experiments called `name`, whatever commits they are based on."""
     return [commit for _, commit, found in _experiments(workspace) if found == name]

@@ -1,8 +1,10 @@
 """What a search file may say: typed and strict, as params.yaml. Every error names the key, its value and what is allowed."""
 
+import copy
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -178,20 +180,21 @@ class SearchFile(params.Section):
             )
 
 
-def checked(settings: dict[str, Any], values: dict[str, ParamValue], name: str) -> Params:
+def checked(settings: dict[str, Any], values: Mapping[str, ParamValue], name: str) -> Params:
     """Return the content of params.yaml with these values. Raises UserError, which begins with `name`, if it may not be."""
+    changed = copy.deepcopy(settings)
+    put(changed, values)
     try:
-        return Params.model_validate(with_values(settings, values))
+        return Params.model_validate(changed)
     except ValidationError as error:
         raise UserError(f"{name}: {params.first_line(error)}") from None
 
 
-def with_values(settings: dict[str, Any], values: dict[str, ParamValue]) -> dict[str, Any]:
-    """Return nested settings with other values for some dotted keys; null removes a key."""
-    changed: dict[str, Any] = json.loads(json.dumps(settings))
+def put(settings: dict[str, Any], values: Mapping[str, ParamValue]) -> None:
+    """Put values with dotted keys into nested settings; null removes a key."""
     for key, value in values.items():
         *sections, last = key.split(".")
-        section = changed
+        section = settings
         for each in sections:
             if not isinstance(section.get(each), dict):
                 section[each] = {}
@@ -200,7 +203,6 @@ def with_values(settings: dict[str, Any], values: dict[str, ParamValue]) -> dict
             section.pop(last, None)
         else:
             section[last] = value
-    return changed
 
 
 def load(path: Path) -> SearchFile:
