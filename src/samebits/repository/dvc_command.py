@@ -92,21 +92,27 @@ def run_experiment(root: Path, name: str, settings: dict[str, str]) -> int:
     return _dvc(root, "exp", "run", "--temp", "--name", name, *changes).returncode
 
 
-def reproduce_here(root: Path, variables: Mapping[str, str]) -> bool:
-    """Do as `dvc repro` in the folder `root` does, in this process, its stages with these variables; tell whether it succeeded.
+def reproduce_here(root: Path, environment: Mapping[str, str], experiment: Mapping[str, str]) -> bool:
+    """Do as `dvc repro` in the folder `root` does, in this process; tell whether it succeeded, and print why not.
 
-    The working folder of the process is `root` meanwhile, so no other thread may rely on it.
+    The stages run with `environment` and, over that, what DVC would tell them of their `experiment`. The working folder and
+    the environment of this process are theirs meanwhile, so no other thread may rely on either.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    path = _with_python(os.environ.get("PATH", os.defpath))
-    with chdir(root), Repo(str(root)) as repository:
-        try:
-            repository.reproduce(run_env={**variables, "PATH": path})
-        except DvcException as error:
-            print(f"DVC: {error}", file=sys.stderr, flush=True)
-            return False
+    before = dict(os.environ)
+    try:
+        os.environ.clear()
+        os.environ.update({**_environment(environment), **experiment})
+        with chdir(root), Repo(str(root)) as repository:
+            repository.reproduce()
+    except DvcException as error:
+        print(f"DVC: {error}", file=sys.stderr, flush=True)
+        return False
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
     return True
 
 
@@ -142,9 +148,5 @@ def _dvc(
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in given.items() if name not in _INHERITED}
-    return kept | {"PATH": _with_python(given.get("PATH", os.defpath))}
-
-
-def _with_python(path: str) -> str:
-    """Return a search path for the stages, which run `python`: the one that runs this."""
-    return os.pathsep.join([str(Path(sys.executable).parent), path])
+    # The stages run `python`: the one that runs this.
+    return kept | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), given.get("PATH", os.defpath)])}

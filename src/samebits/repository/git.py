@@ -168,6 +168,11 @@ def uncommitted(workspace: Path) -> list[str]:
     return [entry[3:] for entry in _names(workspace, "status", *options)]
 
 
+def changed(workspace: Path, before: str) -> list[str]:
+    """Return the tracked files that differ from those of a commit; without dvc.lock and metrics/, which runs write."""
+    return _names(workspace, "diff", "--name-only", "-z", "--no-renames", before, "--", ".", *_WRITTEN_BY_DVC)
+
+
 def diff(workspace: Path, before: str, after: str | None = None) -> bytes:
     """Return how the tracked files of `workspace`, or of the commit `after`, differ from `before`: a patch for `git apply`.
 

@@ -46,6 +46,7 @@ class SettingResult:
     experiment: str = ""  # name in `dvc exp show`
     history: tuple[dict[str, float], ...] = ()
     history_sha256: str = ""
+    machine: str = ""  # hash of the description of the kind of machine that computed it
     test_accuracy: float | None = None
     diverged: str | None = None
 
@@ -75,11 +76,13 @@ class Project:
 class SettingRunner:
     """Runs settings of a search as DVC experiments of a commit, in a clone in the folder `folder`.
 
-    What the stages print goes to `log`, to which standard output and error of this process already lead.
+    What the stages print goes to `log`, to which standard output and error of this process already lead. They run with
+    `environment`.
     """
 
-    def __init__(self, project: Project, name: str, folder: Path, log: Path) -> None:
+    def __init__(self, project: Project, name: str, folder: Path, log: Path, environment: Mapping[str, str]) -> None:
         self._project, self._name, self._folder, self._log = project, name, folder, log
+        self._environment = dict(environment)
 
     def run_setting(
         self, values: Mapping[str, ParamValue], fixed: Mapping[str, ParamValue], seed: int
@@ -112,6 +115,7 @@ class SettingRunner:
                     experiment,
                     tuple({name: float(row[name]) for name in names} for row in rows if row[names[0]]),
                     hashlib.sha256(content).hexdigest(),
+                    result.md5(paths.MODEL_ENVIRONMENT) or "",
                     json.loads(result.require(paths.METRICS))["accuracy"],
                 )
         return None
@@ -126,9 +130,10 @@ class SettingRunner:
         )
         dvc_command.edit_yaml(self._folder / paths.PARAMETERS, lambda content: put(content, changes))
         recipe_links.create(self._folder, {settings.recipe: settings.chosen})
+        # Runs in MLflow and resume points lie in the user's repository.
         variables = {"DVC_ROOT": str(self._project.root), "DVC_EXP_NAME": experiment}
         variables["DVC_EXP_BASELINE_REV"] = self._project.commit
-        if not dvc_command.reproduce_here(self._folder, variables):
+        if not dvc_command.reproduce_here(self._folder, self._environment, variables):
             with self._log.open(encoding="utf-8", errors="replace") as log:
                 log.seek(start)
                 said = [line.strip() for line in log if line.startswith("error: ")]
