@@ -132,18 +132,22 @@ class _Workers:
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """End all workers, and what they run, when the block ends."""
+        """Wait for all workers when the block ends. If an exception ends it, end them, and what they run."""
         try:
             yield
+            self._wait()  # they find nothing left to do
         finally:
             for process in self.running.values():
                 process.terminate()
-            deadline = time.monotonic() + _END_SECONDS
-            for process in self.running.values():
-                try:
-                    process.wait(max(0.0, deadline - time.monotonic()))
-                except subprocess.TimeoutExpired:
-                    process.kill()
+            for process in self._wait():
+                process.kill()
+
+    def _wait(self) -> "list[subprocess.Popen[bytes]]":
+        """Wait for the workers to end, and return those that do not."""
+        deadline = time.monotonic() + _END_SECONDS
+        while (left := [each for each in self.running.values() if each.poll() is None]) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS / 5)
+        return left
 
     def _log(self, place: int) -> Path:
         return self._folder / f"worker-{place + 1}.log"

@@ -14,6 +14,7 @@ from statistics import fmean
 
 from samebits import portability
 from samebits.errors import UserError, as_one_line
+from samebits.processes import is_alive
 from samebits.search.agenda import Agenda
 from samebits.search.database import ADDRESS, LEASE_SECONDS, Database
 from samebits.search.proposals import Values
@@ -92,10 +93,16 @@ def _kept(database: Database, name: str) -> Iterator[None]:
 
 
 def _follow(parent: int) -> None:
-    """End this process if its parent has ended."""
-    while os.getppid() == parent:
+    """End this process when the process that started it has ended."""
+    started = time.time()
+    while is_alive(parent, started):
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second one would interrupt what ends this process
+    sys.exit(128 + number)
 
 
 def main(root: str, commit: str, search: str, log: str, parent: str) -> None:
@@ -103,7 +110,7 @@ def main(root: str, commit: str, search: str, log: str, parent: str) -> None:
     environment = dict(os.environ)  # of the stages, which hold themselves to what their recipe says
     portability.hold()  # before numpy is imported: the same proposals on every x86-64 processor with AVX2
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal, whose Ctrl-C the parent passes on
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=_follow, args=(int(parent),), daemon=True).start()
     with as_one_line():
         file = SearchFile.model_validate_json(search)
