@@ -54,6 +54,11 @@ def has_identity(workspace: Path) -> bool:
     return len(set(configured)) == 2
 
 
+def has_remote(workspace: Path, name: str) -> bool:
+    """Tell whether git knows another repository by this name."""
+    return name in _text(workspace, "remote").split()
+
+
 def commit(workspace: Path, revision: str = "HEAD") -> str | None:
     """Return the full hash of the commit that `revision` names, by default of the one that is checked out."""
     found = _text(workspace, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")

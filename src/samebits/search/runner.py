@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from samebits import params, paths, recipe_links, results
 from samebits.errors import UserError, printable
 from samebits.repository import cache as caches
-from samebits.repository import dvc_command, git
+from samebits.repository import dvc_command, git, sharing
 from samebits.search.search_file import ParamValue, SearchFile, checked, put
 
 # What, besides parameters and data, decides a result: code, and how DVC runs it.
@@ -57,6 +57,22 @@ class Project:
 
     root: Path
     commit: str
+    is_shared: bool = False  # experiments go to git's origin and to the DVC remote, for other machines
+
+    def reference(self, experiment: str) -> str:
+        """Return git's name of an experiment of this commit, as DVC gives it."""
+        return f"refs/exps/{self.commit[:2]}/{self.commit[2:]}/{experiment}"
+
+    def push(self, experiment: str) -> None:
+        """Send an experiment to git's origin, whose own stays if it has one. Raises UserError if that fails."""
+        reference = self.reference(experiment)
+        if not _git(self.root, "ls-remote", "origin", reference):
+            _git(self.root, "push", "--quiet", "origin", f"{reference}:{reference}")
+
+    def fetch(self, experiments: str) -> None:
+        """Get from git's origin the experiments that a pattern matches. Raises UserError if that fails."""
+        reference = self.reference(experiments)
+        _git(self.root, "fetch", "--quiet", "origin", f"+{reference}:{reference}")
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -113,7 +129,7 @@ class SettingRunner:
                 return SettingResult(
                     commit,
                     experiment,
-                    tuple({name: float(row[name]) for name in names} for row in rows if row[names[0]]),
+                    tuple({name: float(row[name] or "nan") for name in names} for row in rows if row[names[1]]),
                     hashlib.sha256(content).hexdigest(),
                     result.md5(paths.MODEL_ENVIRONMENT) or "",
                     json.loads(result.require(paths.METRICS))["accuracy"],
@@ -144,6 +160,13 @@ class SettingRunner:
         self._commit(experiment)
         found = self.find(experiment)
         assert found is not None
+        if self._project.is_shared:
+            try:
+                record = results.of_commit(self._project.root, experiment, found.commit, experiment).record
+                sharing.share_outputs(self._project.root, record.outputs)
+                self._project.push(experiment)
+            except UserError as error:  # the search needs the result alone
+                print(f"note: {experiment} is not shared: {error}", file=sys.stderr)
         return found
 
     def _commit(self, experiment: str) -> None:
@@ -152,7 +175,7 @@ class SettingRunner:
         _git(self._folder, "add", "--all")
         tree = _git(self._folder, "write-tree")
         commit = _git(self._folder, "commit-tree", tree, "-p", base, "-m", f"dvc: commit experiment {experiment}")
-        reference = f"refs/exps/{base[:2]}/{base[2:]}/{experiment}"
+        reference = self._project.reference(experiment)
         _git(self._folder, "push", "--quiet", "--force", str(self._project.root), f"{commit}:{reference}")
 
 

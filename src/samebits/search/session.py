@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from tqdm import tqdm
 
 from samebits import paths
 from samebits.errors import UserError, listed, printable
+from samebits.repository import cache as caches
 from samebits.repository import git
 from samebits.search import search_file
 from samebits.search.agenda import Agenda
@@ -62,9 +64,9 @@ def run(root: Path, path: Path, num_workers: int) -> Outcome:
     Prints each trial in its turn. Raises UserError if the file cannot be searched by, or all workers have stopped.
     """
     search = search_file.load(path)
-    project = _project(root, path)
-    search.require(project.settings, path.name)
     url = os.environ.get(ADDRESS) or f"sqlite:///{root / paths.SEARCHES}"
+    project = _project(root, path, is_shared=ADDRESS in os.environ)
+    search.require(project.settings, path.name)
     database = Database(url, project.search_sha256(search))
     if others := database.register(search.name):
         print(
@@ -77,12 +79,19 @@ def run(root: Path, path: Path, num_workers: int) -> Outcome:
         flush=True,
     )
     agenda = _watch(_Workers(search, project, url), database, search, num_workers)
+    if project.is_shared:
+        project.fetch(f"{search.name}-*")
     trials = [agenda.trials[number] for number in range(search.num_trials)]
     return Outcome(search, trials, agenda.confirm())
 
 
-def _project(root: Path, path: Path) -> Project:
+def _project(root: Path, path: Path, is_shared: bool) -> Project:
     """Return the commit that trials run. Raises UserError if it is not what the user sees, or experiments are impossible."""
+    if is_shared and not (git.has_remote(root, "origin") and caches.settings(root)["core"].get("remote")):
+        raise UserError(
+            f"{ADDRESS} is set, so trials go to git's origin and to the default DVC remote, and one of them is missing: "
+            "`git remote add origin URL` and `dvc remote add --default team URL` add them"
+        )
     commit = git.commit(root)
     if commit is None:
         raise UserError(f"{root} has no commit yet, which trials run: commit your files")
@@ -92,7 +101,7 @@ def _project(root: Path, path: Path) -> Project:
         raise UserError(f"{listed(changed)} changed since the last commit, which trials run: commit or undo that")
     if not git.has_identity(root):
         raise UserError(f"git does not know who you are, which experiments need: {git.WHO_YOU_ARE}")
-    return Project(root, commit)
+    return Project(root, commit, is_shared)
 
 
 class _Workers:
@@ -102,13 +111,23 @@ class _Workers:
         self._search, self._project, self._url = search, project, url
         self._folder = project.root / paths.SCRATCH / "search" / "logs"
         self._folder.mkdir(parents=True, exist_ok=True)
+        for log in self._folder.iterdir():
+            if not psutil.pid_exists(int(log.stem.partition("-")[0])):
+                log.unlink(missing_ok=True)
         self.running: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self, place: int) -> None:
         """Start the worker number `place`."""
         log = self._log(place)
         log.touch()
-        arguments = [self._project.root, self._project.commit, json.dumps(self._search.model_dump()), log, os.getpid()]
+        arguments = [
+            self._project.root,
+            self._project.commit,
+            self._project.is_shared,
+            json.dumps(self._search.model_dump()),
+            log,
+            os.getpid(),
+        ]
         command = [sys.executable, "-P", "-m", "samebits.search.worker", *map(str, arguments)]
         environment = os.environ | {ADDRESS: self._url}
         with log.open("wb") as output:
@@ -150,7 +169,7 @@ class _Workers:
         return left
 
     def _log(self, place: int) -> Path:
-        return self._folder / f"worker-{place + 1}.log"
+        return self._folder / f"{os.getpid()}-{place + 1}.log"
 
 
 def _watch(workers: _Workers, database: Database, search: SearchFile, num_workers: int) -> Agenda:

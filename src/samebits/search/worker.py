@@ -1,6 +1,7 @@
 """A worker of a search: takes what can be done now, does it, until nothing is left. `samebits search` starts some of them."""
 
 import hashlib
+import math
 import os
 import signal
 import sys
@@ -47,22 +48,25 @@ def work(search: SearchFile, database: Database, runner: SettingRunner) -> None:
 
 
 def _trial(search: SearchFile, number: int, values: Values, results: Sequence[SettingResult]) -> Trial:
-    if any(each.diverged for each in results):
+    objective = _objective(search, results)
+    if objective is None:
         return Trial(number, values, "failed")
     digest = hashlib.sha256(" ".join(each.history_sha256 for each in results).encode()).hexdigest()
     commits = tuple(each.commit for each in results)
-    history = _history(search, results)
-    return Trial(number, values, "complete", _objective(search, results), history, digest, commits)
+    return Trial(number, values, "complete", objective, _history(search, results), digest, commits)
 
 
 def _objective(search: SearchFile, results: Sequence[SettingResult]) -> float | None:
-    """Return what a search looks for the best of: at the end of the trainings, or in their best epoch."""
+    """Return what a search looks for the best of: at the end of the trainings, or in their best epoch.
+
+    None if a training has diverged.
+    """
     if any(each.diverged for each in results):
         return None
     history = _history(search, results)
-    if search.epoch == "last":
-        return history[-1]
-    return max(history) if search.is_maximized else min(history)
+    best = max(history) if search.is_maximized else min(history)
+    objective = history[-1] if search.epoch == "last" else best
+    return objective if math.isfinite(objective) else None
 
 
 def _history(search: SearchFile, results: Sequence[SettingResult]) -> tuple[float, ...]:
@@ -105,7 +109,7 @@ def _end(number: int, _: object) -> None:
     sys.exit(128 + number)
 
 
-def main(root: str, commit: str, search: str, log: str, parent: str) -> None:
+def main(root: str, commit: str, is_shared: str, search: str, log: str, parent: str) -> None:
     """Be a worker of the search, given as JSON, in the database that the environment names."""
     environment = dict(os.environ)  # of the stages, which hold themselves to what their recipe says
     portability.hold()  # before numpy is imported: the same proposals on every x86-64 processor with AVX2
@@ -114,7 +118,7 @@ def main(root: str, commit: str, search: str, log: str, parent: str) -> None:
     threading.Thread(target=_follow, args=(int(parent),), daemon=True).start()
     with as_one_line():
         file = SearchFile.model_validate_json(search)
-        project = Project(Path(root), commit)
+        project = Project(Path(root), commit, is_shared == "True")
         database = Database(environment.pop(ADDRESS), project.search_sha256(file))
         with workplace(project.root) as folder:
             work(file, database, SettingRunner(project, file.name, folder, Path(log), environment))
