@@ -13,7 +13,8 @@ import psutil
 import pytest
 import yaml
 
-from tests.conftest import Repository, built_once
+from tests import remotes, servers
+from tests.conftest import Repository, built_once, require_program
 
 RATE, BATCH = "recipes.lab.train.optimizer.learning_rate", "recipes.lab.train.batch_size"
 SEARCH = {
@@ -226,6 +227,38 @@ def wait_for(condition, process: "subprocess.Popen[str]", seconds: float = 120) 
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+@pytest.mark.long
+def test_two_clones_take_part_in_one_search(searchable: Repository, tmp_path: Path) -> None:
+    if not servers.program("postgres"):
+        require_program("postgres", "postgresql")
+    remotes.folder(tmp_path / "team").add_to(searchable)
+    clones = [remotes.clone(searchable, name) for name in ("first", "second")]
+    with servers.postgresql() as address:
+        variables = {"SAMEBITS_SEARCH_DATABASE": address}
+        command = ("samebits", "search", "search.yaml")
+        processes = [
+            subprocess.Popen(
+                command, cwd=each.root, env=each.environment_of(command) | variables, stdout=subprocess.PIPE
+            )
+            for each in clones
+        ]
+        outputs = [process.communicate()[0].decode() for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], outputs
+        assert digest(outputs[0]) == digest(outputs[1])
+        counts = [trained(each) for each in clones]
+        assert sum(counts) == 3 and min(counts) > 0, counts
+        for each in clones:
+            assert experiments(each) == experiments(searchable) and len(experiments(each)) == 3
+            # What the other one made is compared by its predictions, which the remote holds.
+            first, second = sorted(experiments(each))[:2]
+            each.run("samebits", "compare", first, second)
+    # Alone, without the database: all trials are found by git's origin and the remote.
+    third = remotes.clone(searchable, "third")
+    third.run("git", "fetch", "--quiet", "origin", "refs/exps/*:refs/exps/*")
+    alone = third.run("samebits", "search", "search.yaml")
+    assert digest(alone.stdout) == digest(outputs[0]) and trained(third) == 0
 
 
 @pytest.mark.long
