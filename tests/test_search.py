@@ -16,7 +16,7 @@ import yaml
 from tests import remotes, servers
 from tests.conftest import Repository, built_once, require_program
 
-RATE, BATCH = "recipes.lab.train.optimizer.learning_rate", "recipes.lab.train.batch_size"
+RATE, SCHEDULE = "recipes.lab.train.optimizer.learning_rate", "recipes.lab.train.schedule"
 SEARCH = {
     "name": "rates",
     "seed": 0,
@@ -24,7 +24,7 @@ SEARCH = {
     "parallelism": 2,
     "sampler": "tpe",
     "objective": "validation_accuracy",
-    "parameters": {RATE: {"low": 0.001, "high": 0.1, "log": True}, BATCH: [20, 50]},
+    "parameters": {RATE: {"low": 0.001, "high": 0.1, "log": True}, SCHEDULE: [None, {"name": "linear"}]},
     "fixed": {"data.num_validation": 100},
 }
 
@@ -152,7 +152,7 @@ MISTAKES = {
     "the seed": ({"parameters": {"seed": [1, 2]}}, "cannot be chosen by a search"),
     "an endless grid": ({"sampler": "grid"}, "must be a list of choices or have a step"),
     "too small a grid": (
-        {"sampler": "grid", "parameters": {BATCH: [20, 50]}},
+        {"sampler": "grid", "parameters": {SCHEDULE: [None, {"name": "linear"}]}},
         "must be at most 2, the size of the grid",
     ),
     "an unknown sampler": ({"sampler": "cmaes"}, "sampler is 'cmaes': must be 'tpe', 'random', 'grid' or 'gp'"),
