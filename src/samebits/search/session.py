@@ -1,5 +1,6 @@
 """`samebits search`: start workers, show what they do, and tell what came out."""
 
+import importlib
 import json
 import os
 import signal
@@ -50,12 +51,16 @@ class Outcome:
         return digest(self.trials, self.winner)
 
     def lines(self) -> Iterator[str]:
-        """Yield what to tell of the winner."""
+        """Yield what to tell of the winner, and what fresh seeds say of it."""
         if (best := self.winner) is None:
             yield "no winner: all trials failed"
             return
         yield f"winner: {_line(self.search, best)}"
-        yield f"experiments: {', '.join(commit[:7] for commit in best.commits)}"
+        yield f"its experiments: {', '.join(commit[:7] for commit in best.commits)}"
+        if self.confirmation is not None:
+            yield from importlib.import_module("samebits.search.conclusion").sentences(
+                self.confirmation, len(self.trials)
+            )
 
 
 def run(root: Path, path: Path, num_workers: int) -> Outcome:
