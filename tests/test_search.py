@@ -13,6 +13,9 @@ import psutil
 import pytest
 import yaml
 
+from samebits.search.pruning import stop_epoch
+from samebits.search.search_file import SearchFile
+from samebits.search.trials import Trial
 from tests import remotes, servers
 from tests.conftest import Repository, built_once, require_program
 
@@ -227,6 +230,44 @@ def wait_for(condition, process: "subprocess.Popen[str]", seconds: float = 120) 
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def test_a_poor_trial_is_stopped_by_the_median_of_those_it_may_know() -> None:
+    def stops(history: list[float], *known: list[float], objective: str = "validation_accuracy") -> int | None:
+        file = SearchFile.model_validate(SEARCH | {"prune": True, "objective": objective})
+        return stop_epoch(file, history, [Trial(n, {}, "complete", 0.0, tuple(each)) for n, each in enumerate(known)])
+
+    known = [[each, 2.0 * each, 3.0 * each] for each in range(1, 6)]  # the median is that of 3
+    assert stops([3.1, 5.9], *known) == 2
+    assert stops([3.1, 6.0, 9.0], *known) is None
+    assert stops([2.9], *known) == 1
+    assert stops([3.1], *known, objective="validation_loss") == 1
+    assert stops([0.0, 0.0], *known[:4]) is None, "too few"
+    assert stops([3.1, 0.0], *known[:4], [5.0]) is None, "too few have come as far"
+
+
+@pytest.mark.long
+def test_pruned_at_once_or_when_all_is_known(searchable: Repository, searchable_template: Path, tmp_path: Path) -> None:
+    """A trial that is stopped is the one that a search of whole trainings would say."""
+    changes: dict[str, object] = {
+        "sampler": "grid",
+        "num_trials": 8,
+        "parameters": {RATE: [0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.0003]},
+        "fixed": {"data.num_validation": 100, "recipes.lab.train.num_epochs": 60},
+        "objective": "validation_loss",
+    }
+    write(searchable, **changes, prune=True)
+    at_once = searchable.run("samebits", "search", "search.yaml", "--workers", "2")
+    stopped = re.findall(r"^trial +(\d+): validation_loss .* pruned", at_once.stdout, re.MULTILINE)
+    assert stopped and len(experiments(searchable)) < 8
+
+    whole = copy(searchable_template, tmp_path / "whole")
+    write(whole, **changes)
+    whole.run("samebits", "search", "search.yaml", "--workers", "2")
+    assert len(experiments(whole)) == 8
+    write(whole, **changes, prune=True)
+    known = whole.run("samebits", "search", "search.yaml")
+    assert known.stdout == at_once.stdout
 
 
 @pytest.mark.long

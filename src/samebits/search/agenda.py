@@ -50,6 +50,14 @@ class Agenda:
         return [name for name in self.confirmations if name not in self.tasks or self.tasks[name].result is None]
 
     @property
+    def commits(self) -> set[str]:
+        """The DVC experiments of all trials and of the confirmation."""
+        confirmed = {
+            (self.tasks[name].result or {}).get("commit", "") for name in self.confirmations if name in self.tasks
+        }
+        return {each for trial in self.trials.values() for each in trial.commits} | confirmed - {""}
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing is left to do."""
         return len(self.trials) == self.search.num_trials and not self.open_confirmations

@@ -24,8 +24,8 @@ _ADAPTIVE = ("tpe", "gp")  # the others ask for no result
 
 
 def num_known(search: SearchFile, number: int) -> int:
-    """Return how many trials, from the first on, must have ended before the proposal for trial `number` can be made."""
-    return max(0, number - search.parallelism + 1) if search.sampler in _ADAPTIVE else 0
+    """Return how many trials, from the first on, must have ended before trial `number` begins: those that it may know."""
+    return max(0, number - search.parallelism + 1) if search.sampler in _ADAPTIVE or search.prune else 0
 
 
 class Proposals:
@@ -34,10 +34,14 @@ class Proposals:
     def __init__(self, search: SearchFile, ended: Mapping[int, Trial], made: dict[int, Values]) -> None:
         self._search, self._ended, self._made = search, ended, made
 
+    def known(self, number: int) -> list[Trial]:
+        """Return the trials that trial `number` may know, which must have ended."""
+        return [self._ended[each] for each in range(num_known(self._search, number))]
+
     def values(self, number: int) -> Values:
         """Return the values of trial `number`. The trials that it may know must have ended."""
         if number not in self._made:
-            known = [self._ended[each] for each in range(num_known(self._search, number))]
+            known = self.known(number)
             is_adaptive = self._search.sampler in _ADAPTIVE
             # A sampler keeps away from what is being tried. These proposals follow from the same known trials, or fewer.
             pending = [self.values(each) for each in range(len(known), number)] if is_adaptive else []

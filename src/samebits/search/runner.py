@@ -8,10 +8,12 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +33,15 @@ from samebits.search.search_file import ParamValue, SearchFile, checked, put
 _CODE = ("src", "stages", "recipes", paths.PINS, paths.PIPELINE)
 # What a stage says if its training diverged, which it will each time it runs.
 _DIVERGED = ("error: training stopped: the loss is", "error: the network's outputs are not finite")
+# What it says after each epoch.
+_EPOCH = re.compile(
+    r"^epoch \d+: validation_loss (?P<validation_loss>\S+), validation_accuracy (?P<validation_accuracy>\S+)$",
+    re.MULTILINE,
+)
+_WATCH_SECONDS = 0.5
 _END_SECONDS = 10
+
+History = tuple[dict[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -44,10 +54,11 @@ class SettingResult:
 
     commit: str = ""
     experiment: str = ""  # name in `dvc exp show`
-    history: tuple[dict[str, float], ...] = ()
+    history: History = ()
     history_sha256: str = ""
     machine: str = ""  # hash of the description of the kind of machine that computed it
     test_accuracy: float | None = None
+    is_stopped: bool = False  # early: the history ends there, and there is no experiment
     diverged: str | None = None
 
 
@@ -101,10 +112,15 @@ class SettingRunner:
         self._environment = dict(environment)
 
     def run_setting(
-        self, values: Mapping[str, ParamValue], fixed: Mapping[str, ParamValue], seed: int
+        self,
+        values: Mapping[str, ParamValue],
+        fixed: Mapping[str, ParamValue],
+        seed: int,
+        is_poor: Callable[[History], bool] | None = None,
     ) -> SettingResult:
         """Return what came out of a setting with one seed; train only if nobody has yet.
 
+        The training is stopped if `is_poor` says so of its history so far, before its last epoch.
         Raises UserError, with the stage's reason, if it failed for a reason that another run need not have.
         """
         changes = {**fixed, **values, "seed": seed}
@@ -115,7 +131,7 @@ class SettingRunner:
         decides = settings.resolved()
         del decides["seed"]
         experiment = f"{self._name}-{_sha256([decides, self._project.code])[:8]}-{seed}"
-        return self.find(experiment) or self._run(settings, changes, experiment)
+        return self.find(experiment) or self._run(settings, changes, experiment, is_poor)
 
     def find(self, experiment: str) -> SettingResult | None:
         """Return the result of an experiment of this repository; None if there is none, or its history is nowhere."""
@@ -136,7 +152,13 @@ class SettingRunner:
                 )
         return None
 
-    def _run(self, settings: params.Params, changes: Mapping[str, ParamValue], experiment: str) -> SettingResult:
+    def _run(
+        self,
+        settings: params.Params,
+        changes: Mapping[str, ParamValue],
+        experiment: str,
+        is_poor: Callable[[History], bool] | None,
+    ) -> SettingResult:
         if not self._folder.exists():
             _clone(self._project, self._folder)
         start = self._log.stat().st_size
@@ -149,10 +171,12 @@ class SettingRunner:
         # Runs in MLflow and resume points lie in the user's repository.
         variables = {"DVC_ROOT": str(self._project.root), "DVC_EXP_NAME": experiment}
         variables["DVC_EXP_BASELINE_REV"] = self._project.commit
-        if not dvc_command.reproduce_here(self._folder, self._environment, variables):
-            with self._log.open(encoding="utf-8", errors="replace") as log:
-                log.seek(start)
-                said = [line.strip() for line in log if line.startswith("error: ")]
+        with self._watched(start, settings.chosen.train.num_epochs, is_poor) as stopped:
+            is_done = dvc_command.reproduce_here(self._folder, self._environment, variables)
+        if not is_done and stopped:
+            return SettingResult(history=stopped[0], is_stopped=True)
+        if not is_done:
+            said = [line.strip() for line in self._said(start).splitlines() if line.startswith("error: ")]
             reason = printable(said[-1]) if said else f"error: DVC could not run it: see {self._log}"
             if reason.startswith(_DIVERGED):
                 return SettingResult(diverged=reason.removeprefix("error: "))
@@ -168,6 +192,42 @@ class SettingRunner:
             except UserError as error:  # the search needs the result alone
                 print(f"note: {experiment} is not shared: {error}", file=sys.stderr)
         return found
+
+    def _said(self, start: int) -> str:
+        """Return what the stages have printed from the byte `start` of the log on."""
+        with self._log.open("rb") as log:
+            log.seek(start)
+            return log.read().decode(errors="replace")
+
+    @contextmanager
+    def _watched(
+        self, start: int, num_epochs: int, is_poor: Callable[[History], bool] | None
+    ) -> Iterator[list[History]]:
+        """End the stage as soon as its history, which it writes to the log from `start` on, is poor; the list then holds it."""
+        stopped: list[History] = []
+        if is_poor is None:
+            yield stopped
+            return
+        is_over = threading.Event()
+
+        def watch() -> None:
+            while not is_over.wait(_WATCH_SECONDS):
+                text = self._said(start)
+                rows = [
+                    {name: float(value) for name, value in each.groupdict().items()} for each in _EPOCH.finditer(text)
+                ]
+                if is_poor(tuple(rows[: num_epochs - 1])):
+                    stopped.append(tuple(rows[: num_epochs - 1]))
+                    end_stages(self._folder)
+                    return
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            yield stopped
+        finally:
+            is_over.set()
+            watcher.join()
 
     def _commit(self, experiment: str) -> None:
         """Make what lies in the clone an experiment of the repository, as `dvc exp run` does."""

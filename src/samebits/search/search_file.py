@@ -119,18 +119,21 @@ class SearchFile(params.Section):
     objective: Annotated[Literal["validation_accuracy", "validation_loss"], BeforeValidator(_objective)]
     epoch: Literal["last", "best"] = "last"
     num_seeds: Count = 1  # trainings of each trial, whose mean is its objective
+    prune: bool = False  # whether poor trials are stopped early
     parameters: Annotated[dict[str, Parameter], Field(min_length=1)]
     fixed: Annotated[dict[str, ParamValue], Field(default_factory=dict)]
     confirm: Confirm | None = None
 
     @model_validator(mode="after")
-    def _grid_is_finite(self) -> "SearchFile":
+    def _keys_fit(self) -> "SearchFile":
         if self.sampler == "grid":
             for key, parameter in self.parameters.items():
                 if parameter.grid is None:
                     raise ValueError(f"sampler is 'grid': parameters.{key} must be a list of choices or have a step")
             if self.num_trials > (size := math.prod(len(each.grid or ()) for each in self.parameters.values())):
                 raise ValueError(f"num_trials is {self.num_trials}: must be at most {size}, the size of the grid")
+        if self.prune and self.num_seeds > 1:
+            raise ValueError(f"prune is true and num_seeds is {self.num_seeds}: a trial that is stopped has one seed")
         if both := self.parameters.keys() & self.fixed.keys():
             raise ValueError(f"{min(both)} is in parameters and in fixed: must be in one of them")
         return self

@@ -26,6 +26,7 @@ from samebits.search.database import ADDRESS, Database
 from samebits.search.runner import Project
 from samebits.search.search_file import SearchFile
 from samebits.search.trials import Trial, digest, winner
+from samebits.tracking import searches
 
 _POLL_SECONDS = 0.5
 _END_SECONDS = 20.0
@@ -83,11 +84,27 @@ def run(root: Path, path: Path, num_workers: int) -> Outcome:
         f"search {search.name}: {search.num_trials} trials by {search.sampler}, at commit {project.commit[:7]}",
         flush=True,
     )
+    is_new = not Agenda(search, database.tasks()).is_over
     agenda = _watch(_Workers(search, project, url), database, search, num_workers)
     if project.is_shared:
         project.fetch(f"{search.name}-*")
     trials = [agenda.trials[number] for number in range(search.num_trials)]
-    return Outcome(search, trials, agenda.confirm())
+    outcome = Outcome(search, trials, agenda.confirm())
+    if is_new:
+        _record(root, project.search_sha256(search), outcome, agenda.commits)
+    return outcome
+
+
+def _record(root: Path, search_id: str, outcome: Outcome, commits: set[str]) -> None:
+    """Make the runs of the trainings in MLflow children of one of the search; a failure costs a warning."""
+    names = git.experiment_names(root)
+    metrics = {"num_trials": float(len(outcome.trials))}
+    if outcome.winner and outcome.winner.objective is not None:
+        metrics[f"best_{outcome.search.objective}"] = outcome.winner.objective
+    try:
+        searches.group(root, search_id, outcome.search.name, {names[each] for each in commits & names.keys()}, metrics)
+    except UserError as error:
+        print(f"warning: MLflow does not hold the run of this search: {error}", file=sys.stderr)
 
 
 def _project(root: Path, path: Path, is_shared: bool) -> Project:
@@ -179,10 +196,10 @@ class _Workers:
 
 def _watch(workers: _Workers, database: Database, search: SearchFile, num_workers: int) -> Agenda:
     """Let workers work until nothing is left, and show trials in the order of their numbers."""
-    num_shown, num_deaths, reasons = 0, 0, []
+    num_shown, num_deaths, is_confirming = 0, 0, False
+    reasons: list[str] = []
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with workers.ending(), tqdm(total=search.num_trials, unit="trial", leave=False, disable=None) as bar:
-        is_started = False
         while True:
             agenda = Agenda(search, database.tasks())
             while num_shown in agenda.trials:
@@ -191,8 +208,10 @@ def _watch(workers: _Workers, database: Database, search: SearchFile, num_worker
                 bar.update()
             if agenda.is_over:
                 return agenda
-            if not is_started:
-                is_started = True
+            if agenda.open_confirmations and not is_confirming:
+                is_confirming = True
+                bar.write(f"confirming the winner: {len(agenda.confirmations)} trainings with fresh seeds")
+            if not (workers.running or reasons):
                 for place in range(num_workers):
                     workers.start(place)
             for place, code in workers.ended():
@@ -212,6 +231,8 @@ def _watch(workers: _Workers, database: Database, search: SearchFile, num_worker
 def _line(search: SearchFile, trial: Trial) -> str:
     values = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in trial.values.items())
     what = trial.state if trial.objective is None else f"{search.objective} {trial.objective:.4f}"
+    if trial.state == "pruned":
+        what += f", pruned after epoch {len(trial.history)}"
     return f"trial {trial.number:3d}: {what}  ({values})"
 
 

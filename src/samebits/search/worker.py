@@ -1,6 +1,7 @@
 """A worker of a search: takes what can be done now, does it, until nothing is left. `samebits search` starts some of them."""
 
 import hashlib
+import json
 import math
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -19,7 +21,8 @@ from samebits.processes import is_alive
 from samebits.search.agenda import Agenda
 from samebits.search.database import ADDRESS, LEASE_SECONDS, Database
 from samebits.search.proposals import Values
-from samebits.search.runner import Project, SettingResult, SettingRunner, workplace
+from samebits.search.pruning import stop_epoch
+from samebits.search.runner import History, Project, SettingResult, SettingRunner, workplace
 from samebits.search.search_file import SearchFile
 from samebits.search.trials import Trial
 
@@ -38,16 +41,31 @@ def work(search: SearchFile, database: Database, runner: SettingRunner) -> None:
                 number = agenda.open_trials[name]
                 values = agenda.proposals.values(number)
                 database.plan(name, values)
-                results = [runner.run_setting(values, search.fixed, seed) for seed in range(search.num_seeds)]
-                database.finish(name, values, asdict(_trial(search, number, values, results)))
+                known = agenda.proposals.known(number)
+                is_poor = partial(_is_poor, search, known) if search.prune else None
+                results = [runner.run_setting(values, search.fixed, seed, is_poor) for seed in range(search.num_seeds)]
+                database.finish(name, values, asdict(_trial(search, number, values, results, known)))
             else:
                 values, seed = agenda.confirmations[name]
                 result = runner.run_setting(values, search.fixed, seed)
                 measured = {"objective": _objective(search, [result]), "test_accuracy": result.test_accuracy}
-                database.finish(name, values, measured)
+                database.finish(name, values, {**measured, "commit": result.commit})
 
 
-def _trial(search: SearchFile, number: int, values: Values, results: Sequence[SettingResult]) -> Trial:
+def _is_poor(search: SearchFile, known: Sequence[Trial], history: History) -> bool:
+    return stop_epoch(search, [row[search.objective] for row in history], known) is not None
+
+
+def _trial(
+    search: SearchFile, number: int, values: Values, results: Sequence[SettingResult], known: Sequence[Trial]
+) -> Trial:
+    if search.prune and not results[0].diverged:
+        # The same for a training that was stopped and for one that was run to its end before, or a moment too late.
+        rows = results[0].history if results[0].is_stopped else results[0].history[:-1]
+        if epoch := stop_epoch(search, [row[search.objective] for row in rows], known):
+            history = tuple(row[search.objective] for row in rows[:epoch])
+            digest = hashlib.sha256(json.dumps(rows[:epoch]).encode()).hexdigest()
+            return Trial(number, values, "pruned", history[-1], history, digest)
     objective = _objective(search, results)
     if objective is None:
         return Trial(number, values, "failed")
