@@ -22,11 +22,16 @@ class Agenda:
     @cached_property
     def trials(self) -> dict[int, Trial]:
         """The trials that have ended, by number."""
-        ended = self._of_trials("result").items()
+        ended = {number: result["trial"] for number, result in self._of_trials("result").items()}
         return {
-            number: Trial(**{**result, **{name: tuple(result[name]) for name in ("history", "commits")}})
-            for number, result in ended
+            number: Trial(**{**values, **{name: tuple(values[name]) for name in ("history", "commits")}})
+            for number, values in ended.items()
         }
+
+    @property
+    def machines(self) -> set[str]:
+        """The kinds of machine that computed trials, by hashes."""
+        return {result["machine"] for result in self._of_trials("result").values()} - {""}
 
     @cached_property
     def open_trials(self) -> dict[str, int]:

@@ -5,7 +5,6 @@ It decides nothing. If it is lost, the same trials are proposed again, and found
 
 import json
 import os
-import platform
 import sys
 import time
 import uuid
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from samebits.errors import UserError
-from samebits.processes import is_alive
+from samebits.processes import is_alive, numbered_in
 from samebits.tracking.store import short, without_password
 
 if TYPE_CHECKING:
@@ -70,8 +69,8 @@ class Database:
             Column("plan", Text),
             Column("result", Text),
         )
-        # Host, process and its start tell whether it still runs; the rest tells it from all others.
-        self.owner = " ".join([platform.node(), str(os.getpid()), str(time.time()), uuid.uuid4().hex])
+        # Process and time tell whether it still runs; the rest tells it from all others.
+        self.owner = " ".join([numbered_in(), str(os.getpid()), str(time.time()), uuid.uuid4().hex])
 
     def register(self, name: str) -> int:
         """Note that the search is called `name`; return how many other searches bear that name."""
@@ -214,5 +213,5 @@ class Database:
 
 def _may_be_alive(owner: str) -> bool:
     """Tell whether a worker still runs, if it is one of this machine; of others only their leases tell."""
-    host, pid, since, _ = owner.split(" ")
-    return host != platform.node() or is_alive(int(pid), float(since))
+    place, pid, since, _ = owner.rsplit(" ", 3)
+    return place != numbered_in() or is_alive(int(pid), float(since))

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -251,7 +252,7 @@ def workplace(root: Path) -> Iterator[Path]:
     for lock in parent.glob("*.lock"):
         with suppress(Timeout, OSError), FileLock(lock).acquire(timeout=0):
             _remove(lock)
-    folder = parent / f"{os.getpid()}"
+    folder = parent / uuid.uuid4().hex[:12]
     with FileLock(f"{folder}.lock"):
         try:
             yield folder

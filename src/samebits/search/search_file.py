@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from samebits import params
@@ -54,7 +54,7 @@ class Parameter(params.Section):
     high: Number = None
     log: bool = False
     step: Number = None
-    choices: Annotated[list[ParamValue], Field(min_length=1)] | None = None
+    choices: Annotated[list[JsonValue], Field(min_length=1)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -121,7 +121,7 @@ class SearchFile(params.Section):
     num_seeds: Count = 1  # trainings of each trial, whose mean is its objective
     prune: bool = False  # whether poor trials are stopped early
     parameters: Annotated[dict[str, Parameter], Field(min_length=1)]
-    fixed: Annotated[dict[str, ParamValue], Field(default_factory=dict)]
+    fixed: Annotated[dict[str, JsonValue], Field(default_factory=dict)]
     confirm: Confirm | None = None
 
     @model_validator(mode="after")

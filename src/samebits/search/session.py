@@ -90,6 +90,12 @@ def run(root: Path, path: Path, num_workers: int) -> Outcome:
         project.fetch(f"{search.name}-*")
     trials = [agenda.trials[number] for number in range(search.num_trials)]
     outcome = Outcome(search, trials, agenda.confirm())
+    if len(agenda.machines) > 1:
+        print(
+            f"note: {len(agenda.machines)} kinds of machine computed trials, which gives other bits unless determinism is "
+            "portable: another run may end with another digest",
+            file=sys.stderr,
+        )
     if is_new:
         _record(root, project.search_sha256(search), outcome, agenda.commits)
     return outcome

@@ -44,7 +44,8 @@ def work(search: SearchFile, database: Database, runner: SettingRunner) -> None:
                 known = agenda.proposals.known(number)
                 is_poor = partial(_is_poor, search, known) if search.prune else None
                 results = [runner.run_setting(values, search.fixed, seed, is_poor) for seed in range(search.num_seeds)]
-                database.finish(name, values, asdict(_trial(search, number, values, results, known)))
+                trial = _trial(search, number, values, results, known)
+                database.finish(name, values, {"trial": asdict(trial), "machine": results[0].machine})
             else:
                 values, seed = agenda.confirmations[name]
                 result = runner.run_setting(values, search.fixed, seed)
