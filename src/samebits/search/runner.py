@@ -164,11 +164,11 @@ class SettingRunner:
             _clone(self._project, self._folder)
         start = self._log.stat().st_size
         print(f"\n{experiment}", flush=True)
-        _git(
-            self._folder, "checkout", "--quiet", "--force", self._project.commit, "--", paths.PARAMETERS, paths.RECIPES
-        )
+        shutil.rmtree(self._folder / paths.RECIPES)  # with the links of the setting before
+        _git(self._folder, "checkout", "--force", self._project.commit, "--", paths.PARAMETERS, paths.RECIPES)
         dvc_command.edit_yaml(self._folder / paths.PARAMETERS, lambda content: put(content, changes))
         recipe_links.create(self._folder, {settings.recipe: settings.chosen})
+        _git(self._folder, "add", "--all")  # so that MLflow's patch holds new links too
         # Runs in MLflow and resume points lie in the user's repository.
         variables = {"DVC_ROOT": str(self._project.root), "DVC_EXP_NAME": experiment}
         variables["DVC_EXP_BASELINE_REV"] = self._project.commit
@@ -294,7 +294,6 @@ def _git(folder: Path, *arguments: str) -> str:
     if done.returncode != 0:
         reason = " ".join(done.stderr.split()) or "without a reason"
         raise UserError(f"git {arguments[0]} fails in {folder}: {printable(reason)}")
-    sys.stderr.write(done.stderr)
     return done.stdout.strip()
 
 
