@@ -46,6 +46,10 @@ def main(inputs: Inputs) -> None:
         )
         probabilities, labels = logits.softmax(1).cpu().numpy(), test.labels.numpy()
         measured = metrics.measure_all(recipe.metrics, probabilities, labels, description.class_names)
+        at_end = rows.iloc[-1]
+        if at_end.notna()["validation_accuracy"]:  # as the training measured them
+            names = ("accuracy", "loss")
+            measured["validation"] = {name: round(float(at_end[f"validation_{name}"]), 6) for name in names}
         predictions.write(Path(paths.PREDICTIONS), probabilities, labels, description.class_names)
 
         title = f"{settings.recipe} on {description.source}, seed {settings.seed}"

@@ -40,6 +40,7 @@ class Progress:
     def report(self, row: history.Report, images_per_second: float) -> None:
         """Show a row of the history and send it to MLflow; warn if something was edited."""
         tqdm.write(f"[{row.epoch}, {row.step:6d}] loss: {row.train_loss:.3f}")
+        show_validation(row)
         recorder.report(asdict(row), images_per_second=images_per_second)
         self.watch.look()
 
@@ -48,6 +49,13 @@ class Progress:
         if self.points.is_due() or step == self.num_steps:
             self.points.save(step, {"training": state()})
         self.turn.offer()
+
+
+def show_validation(row: history.Report) -> None:
+    """Show what was measured on validation images after an epoch, all digits: `samebits search` reads it."""
+    if row.validation_loss is not None and row.validation_accuracy is not None:
+        loss, accuracy = f"{row.validation_loss:.9g}", f"{row.validation_accuracy:.9g}"
+        tqdm.write(f"epoch {row.epoch}: validation_loss {loss}, validation_accuracy {accuracy}")
 
 
 def main(inputs: Inputs) -> None:
@@ -96,6 +104,8 @@ def main(inputs: Inputs) -> None:
         state = (points.newest() or {}).get("training")
         if state:
             print(f"going on after step {state['step']:,} of {num_steps:,}, from a resume point")
+            for row in state["history"]:
+                show_validation(history.Report(**row))
         team.share((mine, state))
         with turn.taken():
             rows = loop.train(

@@ -187,6 +187,34 @@ def compare(
 
 
 @samebits.command()
+@argument("file", metavar="FILE", type=_PATH, help="Describes the search, such as search.yaml.")
+@option(
+    "--workers", metavar="N", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that train."
+)
+@option(
+    "--report", metavar="[PAGE]", is_flag=False, flag_value="search.html", help="Write a page about it: search.html."
+)
+def search(file: Path, workers: int, report: str | None) -> int:
+    """Search for good parameters: the same trials and winner each time."""
+    from samebits.search import session
+
+    if report:
+        atomic.require_writable(Path(report))
+    outcome = session.run(_repository(), file, workers)
+    for line in outcome.lines():
+        print(line)
+    if report:
+        import importlib
+
+        search_page = importlib.import_module("samebits.reporting.search_page")
+        page = search_page.search_page(outcome.search, outcome.trials, outcome.confirmation)
+        atomic.write_text(Path(report), page)
+        print(f"page: {report}")
+    print(f"digest: {outcome.digest}")
+    return 0
+
+
+@samebits.command()
 @argument("revision", metavar="[REV]", default="workspace", help="Commit, branch, tag, experiment or `workspace`.")
 @option("--against", metavar="REV", help="Show the comparison with this result beside it.")
 @option("--output", metavar="FILE", default=paths.REPORT, show_default=True, help="Where to write it.")

@@ -40,7 +40,9 @@ def _num_processes(number: Any) -> Any:
     return number
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Keys and values of a file that people write: typed, strict, without unknown keys."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     def model_dump(self, **options: Any) -> dict[str, Any]:
@@ -48,7 +50,7 @@ class _Section(BaseModel):
         return super().model_dump(**{"exclude_unset": True} | options)
 
 
-class Part(_Section):
+class Part(Section):
     """A part of a recipe, tagged by its name; its settings are those of its code (`samebits.parts`)."""
 
     name: str
@@ -79,14 +81,14 @@ def part(kind: str, values: Any) -> Part:
     return checked
 
 
-class Shapes(_Section):
+class Shapes(Section):
     """How many images the embedded data set draws."""
 
     num_train: Count
     num_test: Count
 
 
-class Folder(_Section):
+class Folder(Section):
     """How the user's own images are divided, and what may be among them."""
 
     test_percent: Annotated[int, Field(ge=1, le=99)]
@@ -110,7 +112,7 @@ def _without_tilde(path: str) -> str:
     return path
 
 
-class Data(_Section):
+class Data(Section):
     """What prepare depends on."""
 
     source: Annotated[str, AfterValidator(_source)]
@@ -123,7 +125,7 @@ class Data(_Section):
     folder: Folder
 
 
-class Train(_Section):
+class Train(Section):
     """How a network is trained."""
 
     optimizer: Annotated[Part, _Kind("optimizer")]
@@ -144,7 +146,7 @@ class Train(_Section):
         return self
 
 
-class Evaluate(_Section):
+class Evaluate(Section):
     """How a trained network is measured and shown."""
 
     metrics: list[Annotated[Part, _Kind("metric")]] = []  # beside those of every evaluation
@@ -155,7 +157,7 @@ class Evaluate(_Section):
     num_threads: NumThreads
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """One way to a trained network.
 
     `portable`: the same bits on every x86-64 processor with AVX2; `exact`: on the same kind of machine; `fast`: the fastest kernels of a GPU.
@@ -195,7 +197,7 @@ def _named(recipes: dict[str, Recipe]) -> dict[str, Recipe]:
     return recipes
 
 
-class Params(_Section):
+class Params(Section):
     """The whole of params.yaml."""
 
     recipe: str
@@ -261,10 +263,10 @@ def parse(content: bytes, name: str) -> Params:
     try:
         return Params.model_validate(read(content, name))
     except ValidationError as error:
-        raise UserError(f"{name}: {_first_line(error)}") from None
+        raise UserError(f"{name}: {first_line(error)}") from None
 
 
-def read(content: bytes, name: str) -> dict[str, Any]:
+def read(content: bytes, name: str, keys: str = "recipe, seed, device, data, recipes") -> dict[str, Any]:
     """Return the values in the content of the file `name`, unchecked. Raises UserError if they cannot be read."""
     try:
         # The parser that DVC reads the file with, so that both see the same values (1e-3 is a number, `no` a string).
@@ -274,11 +276,12 @@ def read(content: bytes, name: str) -> dict[str, Any]:
     except YAMLError as error:
         raise UserError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{name} must hold keys and values (recipe, seed, device, data, recipes), not {values!r}")
+        raise UserError(f"{name} must hold keys and values ({keys}), not {values!r}")
     return values
 
 
-def _first_line(error: ValidationError) -> str:
+def first_line(error: ValidationError) -> str:
+    """Return the first mistake in one line: the key, its value and what is allowed."""
     first, *others = error.errors()
     key = ".".join(_path(first["loc"]))
     match first["type"]:

@@ -24,6 +24,7 @@ EXPERIMENTS = "data/experiments"
 REPORT = "report.html"
 SCRATCH = ".samebits"  # in no commit and no cache
 DATABASE = "mlflow.db"
+SEARCHES = "search.db"  # who works on which trial of a search, and what came out
 ARTIFACTS = "mlartifacts"
 
 

@@ -4,8 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,46 @@ def run_experiment(root: Path, name: str, settings: dict[str, str]) -> int:
     """Run the pipeline as the experiment `name` in a temporary copy, so no tracked file of `root` changes; return the exit code."""
     changes = [f"--set-param={key}={value}" for key, value in settings.items()]
     return _dvc(root, "exp", "run", "--temp", "--name", name, *changes).returncode
+
+
+def reproduce_here(root: Path, environment: Mapping[str, str], experiment: Mapping[str, str]) -> bool:
+    """Do as `dvc repro` in the folder `root` does, in this process; tell whether it succeeded, and print why not.
+
+    The stages run with `environment` and, over that, what DVC would tell them of their `experiment`. The working folder and
+    the environment of this process are theirs meanwhile, so no other thread may rely on either.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    before = dict(os.environ)
+    try:
+        os.environ.clear()
+        os.environ.update({**_environment(environment), **experiment})
+        with chdir(root), Repo(str(root)) as repository:
+            repository.reproduce()
+    except DvcException as error:
+        print(f"DVC: {error}", file=sys.stderr, flush=True)
+        return False
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return True
+
+
+def edit_yaml(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """Change a YAML file as DVC does: its comments and the order of its keys stay."""
+    from dvc.utils.serialize import modify_yaml
+
+    with modify_yaml(str(path)) as content:
+        edit(content)
+
+
+def use_cache(root: Path, cache: Path) -> None:
+    """Let the clone in `root` use DVC's cache in the folder `cache`."""
+    from dvc.config import Config
+
+    with Config(str(root / ".dvc")).edit("local") as settings:
+        settings["cache"] = {"dir": str(cache)}
 
 
 def fetch(root: Path, revision: str, path: str, target: Path) -> None:

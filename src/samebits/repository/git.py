@@ -54,6 +54,11 @@ def has_identity(workspace: Path) -> bool:
     return len(set(configured)) == 2
 
 
+def has_remote(workspace: Path, name: str) -> bool:
+    """Tell whether git knows another repository by this name."""
+    return name in _text(workspace, "remote").split()
+
+
 def commit(workspace: Path, revision: str = "HEAD") -> str | None:
     """Return the full hash of the commit that `revision` names, by default of the one that is checked out."""
     found = _text(workspace, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
@@ -84,6 +89,12 @@ def tips(workspace: Path) -> dict[str, str]:
 def experiment_names(workspace: Path) -> dict[str, str]:
     """Return the names of all DVC experiments by commit."""
     return {commit: name for _, commit, name in _experiments(workspace)}
+
+
+def trees(workspace: Path, revision: str, *paths: str) -> dict[str, str]:
+    """Return the hashes of the contents that files and folders have in a commit, by path; without those that it lacks."""
+    listed = _names(workspace, "ls-tree", "-z", "--full-tree", revision, "--", *paths)
+    return {path: entry.split()[2] for entry, _, path in (line.partition("\t") for line in listed)}
 
 
 def experiments(workspace: Path, name: str) -> list[str]:
@@ -160,6 +171,11 @@ def uncommitted(workspace: Path) -> list[str]:
     """Return the files that differ from the checked-out commit, also untracked ones."""
     options = ("--porcelain", "--untracked-files=normal", "--no-renames", "-z")
     return [entry[3:] for entry in _names(workspace, "status", *options)]
+
+
+def changed(workspace: Path, before: str) -> list[str]:
+    """Return the tracked files that differ from those of a commit; without dvc.lock and metrics/, which runs write."""
+    return _names(workspace, "diff", "--name-only", "-z", "--no-renames", before, "--", ".", *_WRITTEN_BY_DVC)
 
 
 def diff(workspace: Path, before: str, after: str | None = None) -> bytes:

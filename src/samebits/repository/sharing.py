@@ -1,13 +1,14 @@
 """Sharing with a team: send a DVC remote what restores the results of this repository."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from samebits.errors import UserError, listed
 from samebits.repository import cache as caches
 from samebits.repository import git
 from samebits.repository.cache import Cache
+from samebits.repository.dvc_lock import Output
 from samebits.repository.false_records import require_true
 from samebits.repository.inventory import Inventory, collect, not_in_git, not_of_others
 from samebits.repository.remote import Remote, open_remote
@@ -37,6 +38,13 @@ def share(root: Path, remote_name: str | None) -> int:
         remedy = f"run `dvc remote modify {remote.name} verify true`"
         print(f"note: a damaged object in {remote.name} would go unnoticed on pull: {remedy}", file=sys.stderr)
     return 0
+
+
+def share_outputs(root: Path, outputs: Sequence[Output]) -> None:
+    """Send the default remote what it lacks of these outputs; print what. Raises UserError if that fails."""
+    inventory = Inventory({output.md5: output.path for output in outputs if output.md5})
+    with open_remote(root, None, caches.settings(root)) as remote:
+        _send_objects(root, caches.of(root), inventory, remote)
 
 
 def _send_objects(root: Path, cache: Cache, inventory: Inventory, remote: Remote) -> dict[str, str]:

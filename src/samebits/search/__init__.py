@@ -1,0 +1,1 @@
+"""A search: proposals, trials, and the confirmation of the winner on fresh seeds."""

@@ -1,0 +1,95 @@
+"""What a search has done and what can be done now, by the tasks in its database."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from samebits.search.database import Task
+from samebits.search.proposals import Proposals, Values, num_known
+from samebits.search.search_file import SearchFile
+from samebits.search.trials import Trial, winner
+
+
+@dataclass(frozen=True)
+class Agenda:
+    """The tasks of a search by name: its trials and then, if it has a winner, the trainings that confirm it."""
+
+    search: SearchFile
+    tasks: Mapping[str, Task]
+
+    @cached_property
+    def trials(self) -> dict[int, Trial]:
+        """The trials that have ended, by number."""
+        ended = {number: result["trial"] for number, result in self._of_trials("result").items()}
+        return {
+            number: Trial(**{**values, **{name: tuple(values[name]) for name in ("history", "commits")}})
+            for number, values in ended.items()
+        }
+
+    @property
+    def machines(self) -> set[str]:
+        """The kinds of machine that computed trials, by hashes."""
+        return {result["machine"] for result in self._of_trials("result").values()} - {""}
+
+    @cached_property
+    def open_trials(self) -> dict[str, int]:
+        """The numbers of the trials that have not ended and whose values are known, by the names of their tasks."""
+        num_ended = next(number for number in range(len(self.trials) + 1) if number not in self.trials)
+        numbers = [number for number in range(self.search.num_trials) if number not in self.trials]
+        return {_name(number): number for number in numbers if num_known(self.search, number) <= num_ended}
+
+    @cached_property
+    def confirmations(self) -> dict[str, tuple[Values, int]]:
+        """The values and the seed of each training of the confirmation, by the names of their tasks."""
+        best = winner(list(self.trials.values()), self.search.is_maximized)
+        if len(self.trials) < self.search.num_trials or best is None or self.search.confirm is None:
+            return {}
+        trainings = enumerate(_confirmation().trainings(self.search, best))
+        return {f"confirmation {place:04d}": (dict(values), seed) for place, (values, seed) in trainings}
+
+    @property
+    def open_confirmations(self) -> list[str]:
+        """The names of those that have not ended."""
+        return [name for name in self.confirmations if name not in self.tasks or self.tasks[name].result is None]
+
+    @property
+    def commits(self) -> set[str]:
+        """The DVC experiments of all trials and of the confirmation."""
+        confirmed = {
+            (self.tasks[name].result or {}).get("commit", "") for name in self.confirmations if name in self.tasks
+        }
+        return {each for trial in self.trials.values() for each in trial.commits} | confirmed - {""}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do."""
+        return len(self.trials) == self.search.num_trials and not self.open_confirmations
+
+    def confirm(self) -> Any:
+        """Compare the winner with the baseline, when nothing is left to do; None if there is nothing to compare."""
+        if not self.confirmations:
+            return None
+        module = _confirmation()
+        results = [self.tasks[name].result or {} for name in self.confirmations]
+        # `confirm` asks for the trainings in their order.
+        measured = iter([module.Measured(each["objective"], each["test_accuracy"]) for each in results])
+        return module.confirm(self.search, list(self.trials.values()), lambda values, seed: next(measured))
+
+    @cached_property
+    def proposals(self) -> Proposals:
+        """The proposals, with those that workers have noted down."""
+        return Proposals(self.search, self.trials, self._of_trials("plan"))
+
+    def _of_trials(self, what: str) -> dict[int, Any]:
+        found = {number: self.tasks.get(_name(number)) for number in range(self.search.num_trials)}
+        return {number: value for number, task in found.items() if (value := getattr(task, what, None)) is not None}
+
+
+def _name(number: int) -> str:
+    return f"trial {number:06d}"
+
+
+def _confirmation() -> Any:
+    return importlib.import_module("samebits.search.confirmation")

@@ -1,0 +1,301 @@
+"""One setting with one seed, run as a DVC experiment.
+
+A setting is found again by the name of its experiment, which holds a hash of all that decides the result. What nobody has
+run is run in a clone of the worker's own, by DVC in this process: starting DVC anew for each training takes seconds.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from samebits import params, paths, recipe_links, results
+from samebits.errors import UserError, printable
+from samebits.repository import cache as caches
+from samebits.repository import dvc_command, git, sharing
+from samebits.search.search_file import ParamValue, SearchFile, checked, put
+
+# What, besides parameters and data, decides a result: code, and how DVC runs it.
+_CODE = ("src", "stages", "recipes", paths.PINS, paths.PIPELINE)
+# What a stage says if its training diverged, which it will each time it runs.
+_DIVERGED = ("error: training stopped: the loss is", "error: the network's outputs are not finite")
+# What it says after each epoch.
+_EPOCH = re.compile(
+    r"^epoch \d+: validation_loss (?P<validation_loss>\S+), validation_accuracy (?P<validation_accuracy>\S+)$",
+    re.MULTILINE,
+)
+_WATCH_SECONDS = 0.5
+_END_SECONDS = 10
+
+History = tuple[dict[str, float], ...]
+
+
+@dataclass(frozen=True)
+class SettingResult:
+    """What a training of a setting with one seed came to.
+
+    `history` has one row for each epoch: `validation_loss` and `validation_accuracy`. `diverged` is why there is no result,
+    told as the stage did; then there is nothing else.
+    """
+
+    commit: str = ""
+    experiment: str = ""  # name in `dvc exp show`
+    history: History = ()
+    history_sha256: str = ""
+    machine: str = ""  # hash of the description of the kind of machine that computed it
+    test_accuracy: float | None = None
+    is_stopped: bool = False  # early: the history ends there, and there is no experiment
+    diverged: str | None = None
+
+
+@dataclass(frozen=True)
+class Project:
+    """A commit of the repository in `root`, whose code and params.yaml a search runs."""
+
+    root: Path
+    commit: str
+    is_shared: bool = False  # experiments go to git's origin and to the DVC remote, for other machines
+
+    def reference(self, experiment: str) -> str:
+        """Return git's name of an experiment of this commit, as DVC gives it."""
+        return f"refs/exps/{self.commit[:2]}/{self.commit[2:]}/{experiment}"
+
+    def push(self, experiment: str) -> None:
+        """Send an experiment to git's origin, whose own stays if it has one. Raises UserError if that fails."""
+        reference = self.reference(experiment)
+        if not _git(self.root, "ls-remote", "origin", reference):
+            _git(self.root, "push", "--quiet", "origin", f"{reference}:{reference}")
+
+    def fetch(self, experiments: str) -> None:
+        """Get from git's origin the experiments that a pattern matches. Raises UserError if that fails."""
+        reference = self.reference(experiments)
+        _git(self.root, "fetch", "--quiet", "origin", f"+{reference}:{reference}")
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The content of params.yaml."""
+        return params.read(git.read(self.root, self.commit, paths.PARAMETERS), paths.PARAMETERS)
+
+    @cached_property
+    def code(self) -> dict[str, str]:
+        """The hashes of the code by path."""
+        return git.trees(self.root, self.commit, *_CODE)
+
+    def search_sha256(self, search: SearchFile) -> str:
+        """Return the SHA-256 of all that decides proposals and results of a search."""
+        return _sha256([search.proposals_sha256, self.settings, self.code])
+
+
+class SettingRunner:
+    """Runs settings of a search as DVC experiments of a commit, in a clone in the folder `folder`.
+
+    What the stages print goes to `log`, to which standard output and error of this process already lead. They run with
+    `environment`.
+    """
+
+    def __init__(self, project: Project, name: str, folder: Path, log: Path, environment: Mapping[str, str]) -> None:
+        self._project, self._name, self._folder, self._log = project, name, folder, log
+        self._environment = dict(environment)
+
+    def run_setting(
+        self,
+        values: Mapping[str, ParamValue],
+        fixed: Mapping[str, ParamValue],
+        seed: int,
+        is_poor: Callable[[History], bool] | None = None,
+    ) -> SettingResult:
+        """Return what came out of a setting with one seed; train only if nobody has yet.
+
+        The training is stopped if `is_poor` says so of its history so far, before its last epoch.
+        Raises UserError, with the stage's reason, if it failed for a reason that another run need not have.
+        """
+        changes = {**fixed, **values, "seed": seed}
+        try:
+            settings = checked(self._project.settings, changes, "parameters")
+        except UserError as error:  # two values that do not go together
+            return SettingResult(diverged=str(error))
+        decides = settings.resolved()
+        del decides["seed"]
+        experiment = f"{self._name}-{_sha256([decides, self._project.code])[:8]}-{seed}"
+        return self.find(experiment) or self._run(settings, changes, experiment, is_poor)
+
+    def find(self, experiment: str) -> SettingResult | None:
+        """Return the result of an experiment of this repository; None if there is none, or its history is nowhere."""
+        for commit in git.experiments(self._project.root, experiment):
+            with suppress(UserError):
+                result = results.of_commit(self._project.root, experiment, commit, experiment)
+                result.require_complete()
+                content = result.require(paths.HISTORY)
+                rows = csv.DictReader(content.decode().splitlines())
+                names = ("validation_loss", "validation_accuracy")
+                return SettingResult(
+                    commit,
+                    experiment,
+                    tuple({name: float(row[name] or "nan") for name in names} for row in rows if row[names[1]]),
+                    hashlib.sha256(content).hexdigest(),
+                    result.md5(paths.MODEL_ENVIRONMENT) or "",
+                    json.loads(result.require(paths.METRICS))["accuracy"],
+                )
+        return None
+
+    def _run(
+        self,
+        settings: params.Params,
+        changes: Mapping[str, ParamValue],
+        experiment: str,
+        is_poor: Callable[[History], bool] | None,
+    ) -> SettingResult:
+        if not self._folder.exists():
+            _clone(self._project, self._folder)
+        start = self._log.stat().st_size
+        print(f"\n{experiment}", flush=True)
+        shutil.rmtree(self._folder / paths.RECIPES)  # with the links of the setting before
+        _git(self._folder, "checkout", "--force", self._project.commit, "--", paths.PARAMETERS, paths.RECIPES)
+        dvc_command.edit_yaml(self._folder / paths.PARAMETERS, lambda content: put(content, changes))
+        recipe_links.create(self._folder, {settings.recipe: settings.chosen})
+        _git(self._folder, "add", "--all")  # so that MLflow's patch holds new links too
+        # Runs in MLflow and resume points lie in the user's repository.
+        variables = {"DVC_ROOT": str(self._project.root), "DVC_EXP_NAME": experiment}
+        variables["DVC_EXP_BASELINE_REV"] = self._project.commit
+        with self._watched(start, settings.chosen.train.num_epochs, is_poor) as stopped:
+            is_done = dvc_command.reproduce_here(self._folder, self._environment, variables)
+        if not is_done and stopped:
+            return SettingResult(history=stopped[0], is_stopped=True)
+        if not is_done:
+            said = [line.strip() for line in self._said(start).splitlines() if line.startswith("error: ")]
+            reason = printable(said[-1]) if said else f"error: DVC could not run it: see {self._log}"
+            if reason.startswith(_DIVERGED):
+                return SettingResult(diverged=reason.removeprefix("error: "))
+            raise UserError(f"{experiment}: {reason.removeprefix('error: ')}")
+        self._commit(experiment)
+        found = self.find(experiment)
+        assert found is not None
+        if self._project.is_shared:
+            try:
+                record = results.of_commit(self._project.root, experiment, found.commit, experiment).record
+                sharing.share_outputs(self._project.root, record.outputs)
+                self._project.push(experiment)
+            except UserError as error:  # the search needs the result alone
+                print(f"note: {experiment} is not shared: {error}", file=sys.stderr)
+        return found
+
+    def _said(self, start: int) -> str:
+        """Return what the stages have printed from the byte `start` of the log on."""
+        with self._log.open("rb") as log:
+            log.seek(start)
+            return log.read().decode(errors="replace")
+
+    @contextmanager
+    def _watched(
+        self, start: int, num_epochs: int, is_poor: Callable[[History], bool] | None
+    ) -> Iterator[list[History]]:
+        """End the stage as soon as its history, which it writes to the log from `start` on, is poor; the list then holds it."""
+        stopped: list[History] = []
+        if is_poor is None:
+            yield stopped
+            return
+        is_over = threading.Event()
+
+        def watch() -> None:
+            while not is_over.wait(_WATCH_SECONDS):
+                text = self._said(start)
+                rows = [
+                    {name: float(value) for name, value in each.groupdict().items()} for each in _EPOCH.finditer(text)
+                ]
+                if is_poor(tuple(rows[: num_epochs - 1])):
+                    stopped.append(tuple(rows[: num_epochs - 1]))
+                    end_stages(self._folder)
+                    return
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            yield stopped
+        finally:
+            is_over.set()
+            watcher.join()
+
+    def _commit(self, experiment: str) -> None:
+        """Make what lies in the clone an experiment of the repository, as `dvc exp run` does."""
+        base = self._project.commit
+        _git(self._folder, "add", "--all")
+        tree = _git(self._folder, "write-tree")
+        commit = _git(self._folder, "commit-tree", tree, "-p", base, "-m", f"dvc: commit experiment {experiment}")
+        reference = self._project.reference(experiment)
+        _git(self._folder, "push", "--quiet", "--force", str(self._project.root), f"{commit}:{reference}")
+
+
+@contextmanager
+def workplace(root: Path) -> Iterator[Path]:
+    """Yield a folder of this process for a clone; it and what killed processes left of theirs is removed.
+
+    A training whose worker was killed goes on alone: it is ended, and whoever takes the trial over goes on from its last
+    resume point.
+    """
+    parent = root / paths.SCRATCH / "search"
+    parent.mkdir(parents=True, exist_ok=True)
+    for lock in parent.glob("*.lock"):
+        with suppress(Timeout, OSError), FileLock(lock).acquire(timeout=0):
+            _remove(lock)
+    folder = parent / uuid.uuid4().hex[:12]
+    with FileLock(f"{folder}.lock"):
+        try:
+            yield folder
+        finally:
+            _remove(Path(f"{folder}.lock"))
+
+
+def end_stages(folder: Path) -> None:
+    """End the processes of the stages that run in the clone `folder`; they save nothing more."""
+    running = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        if process.info["cwd"] == str(folder) and any("stages/" in word for word in process.info["cmdline"] or ()):
+            with suppress(psutil.Error):
+                process.kill()
+                running.append(process)
+    psutil.wait_procs(running, timeout=_END_SECONDS)
+
+
+def _remove(lock: Path) -> None:
+    folder = lock.with_suffix("")
+    end_stages(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.unlink(missing_ok=True)
+
+
+def _clone(project: Project, folder: Path) -> None:
+    options = ("--quiet", "--shared", "--no-checkout", "--config", f"core.hooksPath={os.devnull}")
+    _git(project.root, "clone", *options, "--", str(project.root), str(folder))
+    for key in ("user.name", "user.email"):
+        if value := _git(project.root, "config", "--default", "", "--get", key):
+            _git(folder, "config", key, value)
+    _git(folder, "checkout", "--quiet", "--detach", project.commit)
+    dvc_command.use_cache(folder, caches.of(project.root).root)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_INDEX_FILE")}
+    done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        reason = " ".join(done.stderr.split()) or "without a reason"
+        raise UserError(f"git {arguments[0]} fails in {folder}: {printable(reason)}")
+    return done.stdout.strip()
+
+
+def _sha256(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,41 @@
+"""Trials, their winner, and the digest that two searches have in common exactly if they are the same."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from samebits.search.search_file import ParamValue
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting that was tried, and what came out.
+
+    `values` are the searched parameters by dotted key. `history` is the objective's metric after each epoch, the mean over
+    the seeds; `history_sha256` is of the histories' files. `commits` are the DVC experiments, one for each seed.
+    """
+
+    number: int
+    values: dict[str, ParamValue]
+    state: Literal["complete", "pruned", "failed"]
+    objective: float | None = None
+    history: tuple[float, ...] = ()
+    history_sha256: str | None = None
+    commits: tuple[str, ...] = ()
+
+
+def winner(trials: Sequence[Trial], is_maximized: bool) -> Trial | None:
+    """Return the complete trial with the best objective, the first of equal ones; None if none is complete."""
+    sign = -1 if is_maximized else 1
+    complete = [trial for trial in trials if trial.state == "complete" and trial.objective is not None]
+    return min(complete, key=lambda trial: (sign * (trial.objective or 0.0), trial.number), default=None)
+
+
+def digest(trials: Sequence[Trial], winner: Trial | None) -> str:
+    """Return one SHA-256 over number, parameters, state and history's hash of all trials, and the winner's number."""
+    told = ("number", "values", "state", "history_sha256")
+    listed = [{name: asdict(trial)[name] for name in told} for trial in sorted(trials, key=lambda trial: trial.number)]
+    content = {"trials": listed, "winner": winner.number if winner else None}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
