@@ -36,7 +36,7 @@ EXEMPT = (
     *("src/samebits/params.py", "src/samebits/parts.py", "src/samebits/quantities.py", "src/samebits/paths.py"),
     *(
         f"src/samebits/stage/{name}.py"
-        for name in ("inputs", "changes", "records", "confirmation", "rank", "workers", "machines")
+        for name in ("inputs", "changes", "records", "confirmation", "rank", "workers", "machines", "addresses")
     ),
     *(".samebits/", ".git/", "params.yaml"),
 )

@@ -12,104 +12,25 @@ import time
 from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-import psutil
 from torch.distributed import DistError, PrefixStore, Store, TCPStore
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
-from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
-from samebits.errors import UserError, printable
+from samebits.errors import printable
+from samebits.stage.addresses import ANSWER_SECONDS, STORE_TIMEOUT, Address, LostError
 from samebits.training.parallel import num_computing
 
 BEAT_SECONDS = 1.0
 LOST_SECONDS = 15.0  # a machine that has not been heard of for so long is gone
-ANSWER_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _OVER = -1  # the number of the round in which nobody trains any more
 
 
-class LostError(UserError):
-    """The first machine does not answer, or no longer."""
-
-
 class OverError(Exception):
     """The first machine has ended the training."""
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where the first machine listens."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse(text: str, what: str) -> Address:
-    """Return the address HOST:PORT. Raises UserError, which names it as `what`, if it is none."""
-    try:
-        host, port = parse_rendezvous_endpoint(text, default_port=0)
-    except ValueError:
-        port = 0
-    if port < 1:
-        raise UserError(f"{what} is {printable(text)!r}: must be HOST:PORT, such as 192.168.1.10:29400")
-    return Address(host, port)
-
-
-def listen(address: Address) -> tuple[Store, str]:
-    """Return a store that this machine holds at `address` alone, and the name of the network interface.
-
-    Raises UserError if the port is in use or the host is not this machine.
-    """
-    try:
-        family, *_, resolved = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        server = socket.create_server(resolved[:2], family=family)
-    except OSError as error:
-        raise UserError(
-            f"cannot listen at {address} ({error.strerror}): SAMEBITS_LISTEN must name an address of this machine and a free port"
-        ) from None
-    interface = _interface(server.getsockname()[0])
-    timeout = timedelta(seconds=2 * LOST_SECONDS)
-    store = TCPStore(
-        address.host,
-        address.port,
-        is_master=True,
-        timeout=timeout,
-        wait_for_workers=False,
-        master_listen_fd=server.detach(),  # TCPStore itself would listen on every interface
-    )
-    return store, interface
-
-
-def find(address: Address) -> str:
-    """Return the name of the network interface that leads to `address`. Raises LostError if nobody listens there."""
-    try:
-        with socket.create_connection((address.host, address.port), timeout=ANSWER_SECONDS) as connection:
-            return _interface(connection.getsockname()[0])
-    except ConnectionRefusedError:
-        reason = (
-            "no training listens there, or not yet: start it with SAMEBITS_LISTEN on the first machine, or use --wait"
-        )
-    except TimeoutError:
-        reason = f"nothing answers within {ANSWER_SECONDS:.0f} seconds: is the address right, and does a firewall let it through?"
-    except socket.gaierror:
-        reason = "this name is not known here"
-    except OSError as error:
-        reason = str(error.strerror)
-    raise LostError(f"{address}: {reason}")
-
-
-def _interface(ip: str) -> str:
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(each.address.partition("%")[0] == ip for each in addresses):
-            return name
-    raise UserError(f"{ip} is not the address of one network interface: name the one that the other machines reach")
 
 
 class _Machine(RendezvousHandler):
@@ -184,8 +105,9 @@ class First(_Machine):
         self._before = self._points()
         self._publish(self._number, self._members)
         if before != self._members:
-            names = ", ".join(["this one", *(self._others[each].name for each in self._members[1:])])
-            print(f"note: {len(self._members)} machines train from the last resume point: {names}", file=sys.stderr)
+            names = [printable(self._others[each].name) for each in self._members[1:]]
+            who = f"this machine and {', '.join(names)} train" if names else "this machine trains alone"
+            print(f"note: {who}, from the last resume point on", file=sys.stderr)
         return self._info(self._store, 0, len(self._members))
 
     def num_nodes_waiting(self) -> int:
@@ -273,10 +195,8 @@ class Joined(_Machine):
             raise LostError(f"{address}: what answers there is no training of samebits") from None
 
     def _connect(self) -> dict[str, Any]:
-        timeout = timedelta(seconds=2 * LOST_SECONDS)
-        self._store, self._own = (
-            TCPStore(self._address.host, self._address.port, is_master=False, timeout=timeout) for _ in range(2)
-        )
+        host, port = self._address.host, self._address.port
+        self._store, self._own = (TCPStore(host, port, is_master=False, timeout=STORE_TIMEOUT) for _ in range(2))
         terms: dict[str, Any] = json.loads(self._own.get("terms"))
         return terms
 
@@ -316,7 +236,7 @@ class Joined(_Machine):
 
     def _beat(self) -> None:
         self._me = self._own.add("machines", 1)
-        name = f"{socket.gethostname()} ({self._num_processes} processes)"
+        name = socket.gethostname()
         while not self._is_leaving.is_set():
             number, members = json.loads(self._own.get("round"))
             ready_for = number if self._is_waiting else 0

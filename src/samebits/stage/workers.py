@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.rendezvous import RendezvousHandler
 
     from samebits import params
-    from samebits.stage import machines
+    from samebits.stage import addresses
 
 MAX_RESTARTS = (
     3  # in a row without a new resume point, of workers that were killed, as the system does if memory runs out
@@ -44,8 +44,11 @@ def start(inputs: Inputs, script: str) -> None:
         if not is_first():
             os.environ.pop("DVC_STAGE", None)  # what DVC records is the business of the first
         return
+    settings = inputs.settings
+    if settings.chosen.train.num_shards > 1:
+        os.environ["TORCH_CPP_LOG_LEVEL"] = "FATAL"  # what PyTorch's connections complain of is said here
     with as_one_line():
-        settings, is_shared = inputs.settings, _is_shared(inputs.settings)
+        is_shared = _is_shared(settings)
         number = num_processes(settings)
         if sys.argv[1:2] == [rank.JOIN]:
             if not is_shared:
@@ -113,15 +116,15 @@ def _lead(inputs: Inputs, script: str, number: int) -> None:
     """Train with this machine and, if the user opens it to them, with others."""
     from torch.distributed import HashStore, Store
 
-    from samebits.stage import machines, scratch
+    from samebits.stage import addresses, machines, scratch
 
     address, terms = None, {}
     store: Store = HashStore()
     # On one machine nothing leaves it: otherwise the processes would listen at the address of the machine's name.
     interface = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
     if text := os.environ.get(LISTEN):
-        address, terms = machines.parse(text, LISTEN), _terms(inputs)
-        store, interface = machines.listen(address)
+        address, terms = addresses.parse(text, LISTEN), _terms(inputs)
+        store, interface = addresses.listen(address)
         print(f"note: other machines can help: `samebits join {address}`", file=sys.stderr)
 
     def points() -> list[Path]:
@@ -142,9 +145,9 @@ def _lead(inputs: Inputs, script: str, number: int) -> None:
 
 def _join(inputs: Inputs, script: str, number: int, address_text: str, wait_seconds: float) -> None:
     """Help the first machine until it has ended the training, or does not answer for longer than `wait_seconds`."""
-    from samebits.stage import machines
+    from samebits.stage import addresses, machines
 
-    address = machines.parse(address_text, "the first machine")
+    address = addresses.parse(address_text, "the first machine")
     terms = _terms(inputs)
     deadline = time.monotonic() + wait_seconds
     while True:
@@ -154,17 +157,17 @@ def _join(inputs: Inputs, script: str, number: int, address_text: str, wait_seco
         except machines.OverError:
             print(f"note: the training at {address} has ended", file=sys.stderr)
             return
-        except machines.LostError:
+        except addresses.LostError:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(machines.BEAT_SECONDS)
 
 
-def _help(address: "machines.Address", terms: dict[str, dict[str, Any]], script: str, number: int) -> None:
+def _help(address: "addresses.Address", terms: dict[str, dict[str, Any]], script: str, number: int) -> None:
     """Help the first machine until it does not answer any more, or a process was killed here."""
-    from samebits.stage import machines
+    from samebits.stage import addresses, machines
 
-    interface = machines.find(address)
+    interface = addresses.find(address)
     joined = machines.Joined(address, number)
     if differences := _differences(joined.terms, terms):
         raise UserError(
@@ -172,16 +175,14 @@ def _help(address: "machines.Address", terms: dict[str, dict[str, Any]], script:
             "parameters, prepared data (`dvc repro prepare` or `dvc pull`) and kind of machine"
         )
     joined.enter()
-    print(
-        f"note: this machine helps {address} with {number} process(es) from its next resume point on", file=sys.stderr
-    )
+    print(f"note: this machine helps {address} from its next resume point on", file=sys.stderr)
     try:
         while True:
             failure = _run(joined, script, number, interface, str(address), shown=0)
             if failure and failure.is_killed:
                 print(f"note: {failure.reason}; joining again", file=sys.stderr)
                 return
-    except machines.LostError:
+    except addresses.LostError:
         return
     finally:
         joined.leave()
@@ -199,7 +200,6 @@ def _run(
     machine: "RendezvousHandler", script: str, number: int, interface: str | None, meeting_place: str, shown: int
 ) -> Failure | None:
     """Run the processes of this machine, of which the first `shown` print what they print; return why they have failed, if so."""
-    os.environ["TORCH_CPP_LOG_LEVEL"] = "FATAL"
     os.environ[rank.LAUNCHER] = str(os.getpid())
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
