@@ -21,7 +21,6 @@ from samebits.stage import addresses, machines
 from samebits.training.parallel import num_computing
 from tests.conftest import Repository, require_program
 from tests.test_kill import points, wait_until
-from tests.test_parallel import in_shards
 
 PORT = 29400
 # Shifts the clock of a process by a year: CLOCK_REALTIME alone, as a wrong clock does.
@@ -50,6 +49,12 @@ time_t time(time_t *at) {
     return now.tv_sec;
 }
 """
+
+
+def in_shards(values: dict) -> None:
+    """Train softmax regression in 8 shards, for some seconds."""
+    values.update(recipe="linear", num_processes=1, checkpoint_every_seconds=0.25)
+    values["recipes"]["linear"]["train"].update(num_shards=8, batch_size=16, num_epochs=60, report_every_steps=1000)
 
 
 def ip(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -115,11 +120,10 @@ class Machine:
 
 @pytest.fixture
 def network(prepared: Repository, tmp_path: Path) -> Iterator[list[Machine]]:
-    """Three machines on one network, with prepared data; the lab trains in 8 shards for about a minute."""
+    """Three machines on one network, with prepared data; of which one can train."""
     require_program("ip", "iproute2")
     prepared.repro("prepare")
     prepared.edit(in_shards)
-    prepared.edit(lambda values: values["recipes"]["lab"]["train"].update(num_epochs=160))
     names = [f"samebits{os.getpid()}{letter}" for letter in "abc"]
     try:
         ip("netns", "add", names[0])
@@ -256,7 +260,7 @@ def test_the_end_of_the_first_machine_is_the_end_of_all(network: list[Machine]) 
 def test_60_kills_at_random_of_workers_agents_and_machines_cost_no_bit(network: list[Machine]) -> None:
     chance, first = random.Random(0), network[0]
     for each in network:
-        each.repository.edit(lambda values: values["recipes"]["lab"]["train"].update(num_epochs=1500))
+        each.repository.edit(lambda values: values["recipes"]["linear"]["train"].update(num_epochs=2000))
     hashed = expected(first)
     training = first.train()
     helpers = {each: each.join(first, chance.choice((1, 2, 4))) for each in network[1:]}
@@ -301,9 +305,6 @@ def pair(prepared: Repository, tmp_path: Path) -> tuple[Repository, Repository]:
     """Two clones with prepared data, whose training in shards takes its time."""
     prepared.repro("prepare")
     prepared.edit(in_shards)
-    prepared.edit(
-        lambda values: (values.update(num_processes=1), values["recipes"]["lab"]["train"].update(num_epochs=500))
-    )
     shutil.copytree(prepared.root, tmp_path / "other", symlinks=True)
     return prepared, Repository(tmp_path / "other")
 
@@ -363,8 +364,8 @@ def test_a_first_machine_that_is_not_there_is_one_line(pair: tuple[Repository, R
             refusal(other, f"127.0.0.1:{port}")
             == f"error: 127.0.0.1:{port}: what answers there is no training of samebits"
         )
-    other.edit(lambda values: values["recipes"]["lab"]["train"].pop("num_shards"))
-    assert refusal(other, "127.0.0.1:1").startswith("error: recipe lab trains in one process")
+    other.edit(lambda values: values["recipes"]["linear"]["train"].pop("num_shards"))
+    assert refusal(other, "127.0.0.1:1").startswith("error: recipe linear trains in one process")
 
 
 def test_nothing_but_the_named_address_is_open() -> None:
