@@ -388,7 +388,7 @@ def test_nothing_but_the_named_address_is_open() -> None:
 )
 def test_only_machines_that_compute_are_called(own: int, others: list[int], expected: list[int]) -> None:
     store = HashStore()
-    first = machines.First(store, None, {}, own, 8, list)
+    first = machines.First(store, None, {}, own, 8, lambda: [Path(f"{time.monotonic()}.point")])
     for number, num_processes in enumerate(others, start=1):
         store.add("machines", 1)
         store.set(f"machine {number}", f'[{num_processes}, 1, "name"]')

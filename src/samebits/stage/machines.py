@@ -140,13 +140,14 @@ class First(_Machine):
                 beat = self._store.add(f"beat {each}", 0)
                 if beat != self._beats.get(each, (None,))[0]:
                     self._beats[each] = beat, now
-                if now - self._beats[each][1] < LOST_SECONDS:
-                    self._others[each] = _Other(*json.loads(self._store.get(f"machine {each}")))
+                told = json.loads(self._store.get(f"machine {each}"))
+                if told and now - self._beats[each][1] < LOST_SECONDS:
+                    self._others[each] = _Other(*told)
         return False
 
     def _chosen(self) -> list[int]:
         """Return as many machines as their processes serve to compute with, those that are at it already first."""
-        may_enter = self._number <= 1 or self._points() != self._before
+        may_enter = self._points() != self._before
         known = [each for each in self._members if each in {0, *self._others}]
         known += [each for each in self._others if may_enter and each not in known]
         number = next(each for each in range(len(known) + 1) if self._computing(known[:each]) == self._computing(known))
@@ -212,19 +213,20 @@ class Joined(_Machine):
     def next_rendezvous(self) -> RendezvousInfo:
         """Wait for a round with this machine. Raises LostError or OverError."""
         self._is_waiting = True
-        while self._me not in self._members():
+        number, members = self._current()
+        while number == self._number or self._me not in members:
             time.sleep(_POLL_SECONDS)
-        self._is_waiting = False
-        self._number, members = self._round
+            number, members = self._current()
+        self._is_waiting, self._number = False, number
         return self._info(self._store, members.index(self._me), len(members))
 
     def num_nodes_waiting(self) -> int:
         """Return 1 if another round is due. Raises LostError or OverError."""
-        self._members()
-        return int(self._round[0] > self._number)
+        number, _ = self._current()
+        return int(number != self._number)
 
-    def _members(self) -> list[int]:
-        """Return who trains in a round to come. Raises OverError if there is none, LostError if the first machine is gone."""
+    def _current(self) -> tuple[int, list[int]]:
+        """Return the number of the round and who trains in it. Raises OverError or LostError."""
         number, members = self._round
         if number == _OVER:
             raise OverError
@@ -232,7 +234,7 @@ class Joined(_Machine):
             raise LostError(
                 f"{self._address}: the first machine no longer answers; when it trains again, join it again"
             )
-        return members if number > self._number else []
+        return number, members
 
     def _beat(self) -> None:
         self._me = self._own.add("machines", 1)
@@ -244,4 +246,4 @@ class Joined(_Machine):
             self._own.add(f"beat {self._me}", 1)
             self._round, self._heard = (number, members), time.monotonic()
             self._is_leaving.wait(BEAT_SECONDS)
-        self._own.delete_key(f"machine {self._me}")
+        self._own.set(f"machine {self._me}", "null")

@@ -12,6 +12,8 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,9 +32,7 @@ if TYPE_CHECKING:
     from samebits import params
     from samebits.stage import addresses
 
-MAX_RESTARTS = (
-    3  # in a row without a new resume point, of workers that were killed, as the system does if memory runs out
-)
+MAX_RESTARTS = 3  # in a row without a new resume point
 LISTEN = "SAMEBITS_LISTEN"
 _POLL_SECONDS = 0.1
 
@@ -53,11 +53,13 @@ def start(inputs: Inputs, script: str) -> None:
         if sys.argv[1:2] == [rank.JOIN]:
             if not is_shared:
                 raise UserError(f"recipe {settings.recipe} trains in one process: see num_shards in docs/scale.md")
-            _join(inputs, script, number, sys.argv[2], float(sys.argv[3]))
-        elif number > 1 or (is_shared and LISTEN in os.environ):
-            _lead(inputs, script, number)
+            with _ended_by_signals():
+                _join(inputs, script, number, sys.argv[2], float(sys.argv[3]))
+        elif number > 1 or (is_shared and os.environ.get(LISTEN)):
+            with _ended_by_signals():
+                _lead(inputs, script, number)
         else:
-            if LISTEN in os.environ:
+            if os.environ.get(LISTEN):
                 print(f"note: recipe {settings.recipe} trains in one process, so no machine can help", file=sys.stderr)
             return
         sys.stdout.flush()
@@ -207,7 +209,7 @@ def _run(
     from torch.distributed import DistError
     from torch.distributed.elastic.agent.server.api import WorkerSpec
     from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
 
     logging.disable()  # the agent's own account of what happens: it is said here
     with tempfile.TemporaryDirectory(prefix="samebits-") as logs:
@@ -221,10 +223,19 @@ def _run(
             return _failure(list(result.failures.values()), number, Path(logs), shown) if result.is_failed() else None
         except DistError:
             return Failure("a machine no longer answers")
-        except SignalException as error:
-            if error.sigval == signal.SIGINT:
-                raise KeyboardInterrupt from None
-            sys.exit(128 + error.sigval)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let a signal end this process, as the agent's handlers, which stay, do not."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+
+    try:
+        yield
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        sys.exit(128 + error.sigval)
 
 
 def _failure(failures: "list[ProcessFailure]", number: int, logs: Path, shown: int) -> Failure:
