@@ -18,7 +18,7 @@ def training(num_shards: int, num_processes: int) -> Measure:
     """Some steps in so many shards and processes, one or two: seconds."""
     if num_processes == 1:
         return two_steps(num_shards, parallel.ALONE)
-    place = f"file://{tempfile.mkdtemp()}/store"
+    place = f"{tempfile.mkdtemp()}/store"
     multiprocessing.get_context("spawn").Process(target=second, args=(num_shards, place), daemon=True).start()
     team = join(0, place)
     measure = two_steps(num_shards, team)
@@ -40,7 +40,7 @@ def second(num_shards: int, place: str) -> None:
 
 def join(rank: int, place: str) -> parallel.Team:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
-    return parallel.join(place)
+    return parallel.join(place, NUM_SHARDS)
 
 
 def two_steps(num_shards: int, team: parallel.Team) -> Measure:

@@ -15,6 +15,7 @@ if rank.is_first():
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
@@ -26,6 +27,8 @@ from samebits.errors import UserError
 from samebits.stage import changes, records
 from samebits.stage.inputs import Inputs
 from samebits.training import history, loop, parallel, resume
+
+_CHANGED = "code, parameters or data changed while the training was starting: run `dvc repro` again"
 
 
 @dataclass
@@ -65,7 +68,7 @@ def main(inputs: Inputs) -> None:
     """
     settings, recipe = inputs.settings, inputs.settings.chosen
     device, environment = stage.set_up_torch(settings, recipe.train)
-    team = parallel.join(rank.meeting_place()) if rank.is_worker() else parallel.ALONE
+    team = parallel.join(rank.meeting_place(), recipe.train.num_shards) if rank.is_worker() else parallel.ALONE
     folder = Path(paths.PREPARED)
     description = prepared.read_description(folder)
     num_classes = len(description.class_names)
@@ -79,21 +82,25 @@ def main(inputs: Inputs) -> None:
         "environment": environment,
         "parameters": meaning | {"device": settings.device, "determinism": recipe.determinism},
     }
-    # Each process has read code and data itself: all must have read the same.
-    mine = what_decides_bits, {path: file.signature for path, file in inputs.data.items()}
+    # Each process has read code and data itself: all must have read the same, on several machines what their launchers compared.
+    signatures = workers.signatures(inputs)
     if not rank.is_first():
-        first, state = team.share(None)
-        if first != mine:
-            raise UserError("code, parameters or data changed while the training was starting: run `dvc repro` again")
-        nothing = prepared.Split(data.images[:0], data.labels[:0])  # the first measures the validation images
-        loop.train(network, data, nothing, recipe.train, settings.seed, lambda *_: None, None, state, team)
+        first, of_first, state = team.share(None)
+        if first != what_decides_bits or signatures != os.environ.get(rank.PREPARED, of_first):
+            raise UserError(_CHANGED)
+        if team.rank < team.size:  # the others wait until they are needed
+            nothing = prepared.Split(data.images[:0], data.labels[:0])  # the first measures the validation images
+            loop.train(network, data, nothing, recipe.train, settings.seed, lambda *_: None, None, state, team)
+        team.share(None)
         sys.exit()
+    if signatures != os.environ.get(rank.PREPARED, signatures):
+        raise UserError(_CHANGED)
 
     prepared.require_written(folder, {name: inputs.sha256(paths.split(name)) for name in ("train", "validation")})
     data_md5 = inputs.md5(paths.DATASET)
     key = resume.key_of(what_decides_bits | {"data": data_md5})
     points = resume.ResumePoints(stage.scratch(), key, settings.checkpoint_every_seconds)
-    turn = core_locks.Turn(team.size * recipe.train.num_threads if device.type == "cpu" else 0)
+    turn = core_locks.Turn(rank.num_here() * recipe.train.num_threads if device.type == "cpu" else 0)
     watch = changes.Watch(inputs, lambda line: tqdm.write(line, file=sys.stderr))
     num_steps = recipe.train.num_epochs * math.ceil(len(data) / recipe.train.batch_size)
     progress = Progress(points, turn, watch, num_steps)
@@ -106,11 +113,12 @@ def main(inputs: Inputs) -> None:
             print(f"going on after step {state['step']:,} of {num_steps:,}, from a resume point")
             for row in state["history"]:
                 show_validation(history.Report(**row))
-        team.share((mine, state))
+        team.share((what_decides_bits, signatures, state))
         with turn.taken():
             rows = loop.train(
                 network, data, validation, recipe.train, settings.seed, progress.report, progress.pause, state, team
             )
+        team.share(None)  # the others may end
         changes.require_none(inputs)
         checkpoint.save(
             Path(paths.CHECKPOINT), checkpoint.Checkpoint(network.state_dict(), meaning, description, data_md5)

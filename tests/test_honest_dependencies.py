@@ -34,7 +34,10 @@ EXEMPT = (
     *("src/samebits/__init__.py", "src/samebits/errors.py", "src/samebits/processes.py", "src/samebits/core_locks.py"),
     # Checks and names parameters, which are dependencies themselves, and finds a part's module by its name.
     *("src/samebits/params.py", "src/samebits/parts.py", "src/samebits/quantities.py", "src/samebits/paths.py"),
-    *(f"src/samebits/stage/{name}.py" for name in ("inputs", "changes", "records", "confirmation", "rank", "workers")),
+    *(
+        f"src/samebits/stage/{name}.py"
+        for name in ("inputs", "changes", "records", "confirmation", "rank", "workers", "machines", "addresses")
+    ),
     *(".samebits/", ".git/", "params.yaml"),
 )
 # Of evaluate alone: it reads the pictures for its MLflow run, and forgets the resume points of the training.

@@ -65,6 +65,15 @@ def run() -> int:
     return quickstart.run(Path.cwd())
 
 
+@samebits.command()
+@argument("address", metavar="HOST:PORT", help="Where the first machine listens: its SAMEBITS_LISTEN.")
+@option("--wait", metavar="SECONDS", type=click.FloatRange(0), default=0.0, help="Wait for it so long (0).")
+def join(address: str, wait: float) -> int:
+    """Lend this machine to the training of another one."""
+    os.chdir(_repository())
+    os.execv(sys.executable, [sys.executable, "stages/train.py", "join", address, str(wait)])
+
+
 @samebits.command(mistake=2, epilog="Exit code: 0 identical, 1 different, 2 could not be run.")
 @argument("revision", metavar="[REV]", required=False, help="Commit, branch, tag or DVC experiment (HEAD).")
 @option("--run", "run_id", metavar="RUN_ID", help="Verify an MLflow run instead of a revision.")

@@ -119,6 +119,11 @@ class Inputs:
         return {path: file.result() for path, file in self._data.items()}
 
     @property
+    def dependencies(self) -> dict[str, str | None]:
+        """The MD5 by which DVC would have recorded each dependency at the start, by path; None for what is not there."""
+        return {path: self.recordable_md5(path) for path in sorted(self._dependencies)}
+
+    @property
     def links(self) -> dict[str, str]:
         """The links by which the stage depends on code that is loaded, and the files that they lead to."""
         code = self.code

@@ -3,7 +3,10 @@
 import os
 import sys
 
-WORKER = "worker"  # the first argument of those that the launcher starts; the second is the file by which they meet
+WORKER = "worker"  # the first argument of those that the launcher starts; the second says where they meet
+JOIN = "join"  # the first argument of the launcher of a further machine; the second is the address of the first machine
+LAUNCHER = "SAMEBITS_LAUNCHER"  # the process number of the launcher
+PREPARED = "SAMEBITS_PREPARED"  # the signatures of the prepared data that the launcher has compared with those of other machines
 
 
 def is_worker() -> bool:
@@ -16,9 +19,11 @@ def is_first() -> bool:
     return not is_worker() or os.environ["RANK"] == "0"
 
 
-def meeting_place() -> str:
-    """Return where the workers meet, as PyTorch's `init_process_group` takes it.
+def num_here() -> int:
+    """Return how many processes of the training this machine runs."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if is_worker() else 1
 
-    It is a file. A port would be open to everybody who reaches this machine, and workers unpickle what they get.
-    """
-    return f"file://{sys.argv[2]}"
+
+def meeting_place() -> str:
+    """Return where the workers meet: the path of a file, or HOST:PORT if other machines may join."""
+    return sys.argv[2]

@@ -5,9 +5,11 @@ one binary tree over the shards: a process adds up the branch of its own shards,
 The order of addition in an all-reduce would follow the number of processes.
 """
 
+import io
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,25 +20,27 @@ import torch
 from torch import nn
 
 from samebits import atomic
+from samebits.errors import UserError
 from samebits.generators import derived_seed
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from torch.distributed import ProcessGroup, Store
 
+CONNECT = timedelta(minutes=2)  # processes that do not find one another in this time never will
 HANG = timedelta(minutes=30)  # a process that does not answer for so long will never
 _START = timedelta(days=365)  # another process may be at this very training
 
 
 @dataclass(frozen=True)
 class Team:
-    """The processes of a training, a power of two; by default this one alone."""
+    """The processes of a training; the first `size` of them, a power of two, compute. By default this one alone."""
 
     rank: int = 0
     size: int = 1
-    group: "ProcessGroup | None" = None
+    patient: "ProcessGroup | None" = None  # of all, to wait without limit
 
     def sum(self, own: torch.Tensor) -> torch.Tensor:
-        """Return the sum (N,) over all processes, the same bytes in each; changes `own` (N,), on the CPU.
+        """Return the sum (N,) over all that compute, the same bytes in each; changes `own` (N,), on the CPU.
 
         Ends this process with exit code EX_TEMPFAIL if another one has ended or does not answer.
         """
@@ -45,43 +49,68 @@ class Team:
         for level in range(self.size.bit_length() - 1):
             partner, other = self.rank ^ 1 << level, torch.empty_like(own)
             try:
-                sending = distributed.isend(own, partner, self.group)
-                distributed.recv(other, partner, self.group)
-                assert sending is not None
-                sending.wait()
+                for transfer in distributed.isend(own, partner), distributed.irecv(other, partner):
+                    assert transfer is not None
+                    transfer.wait(HANG)
             except RuntimeError as error:
                 _leave(error)
             own += other
         return own
 
     def share(self, value: Any) -> Any:
-        """Return the value that the first process gives, in every process. Waits for it without limit."""
-        if self.size == 1:
+        """Return the value of the first process, plain values and tensors, in every process. Waits for it without limit."""
+        if self.patient is None:
             return value
         from torch import distributed
 
-        values = [value]
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        content = torch.frombuffer(buffer.getbuffer(), dtype=torch.uint8)
         try:
-            distributed.broadcast_object_list(values, src=0)
+            size = torch.tensor([len(content)])
+            distributed.broadcast(size, 0, self.patient)
+            content = content if self.rank == 0 else torch.empty(int(size), dtype=torch.uint8)
+            distributed.broadcast(content, 0, self.patient)
         except RuntimeError as error:
             _leave(error)
-        return values[0]
+        return torch.load(io.BytesIO(content.numpy()), weights_only=True)  # type: ignore[arg-type]  # no code, unlike pickle
 
 
 ALONE = Team()
 
 
-def join(meeting_place: str) -> Team:
-    """Join the processes that PyTorch's launcher has started, of which this is one; they meet at an `init_method` of PyTorch's."""
+def num_computing(num_processes: int, num_shards: int) -> int:
+    """Return how many of the processes compute: a power of two up to `num_shards`; 0 of none."""
+    return 1 << min(num_processes, num_shards).bit_length() >> 1
+
+
+def join(meeting_place: str, num_shards: int) -> Team:
+    """Join the processes that PyTorch's launchers have started, of which this is one.
+
+    They meet at a file or, if they are on several machines, at the HOST:PORT of the first machine's store.
+    """
     from torch import distributed
 
+    environment, began = os.environ, time.monotonic()
+    rank, num_processes = int(environment["RANK"]), int(environment["WORLD_SIZE"])
     try:
-        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        distributed.init_process_group("gloo", meeting_place, _START, size, rank)
-        group = distributed.new_group(timeout=HANG)
+        if meeting_place.startswith("/"):
+            store: Store = distributed.FileStore(meeting_place, num_processes)
+        else:
+            # Of this round alone: what is left of another one would lead to processes that are gone.
+            host, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+            store = distributed.TCPStore(host, port, is_master=False, timeout=CONNECT)
+            store = distributed.PrefixStore(f"workers/{environment['TORCHELASTIC_RUN_ID']}", store)
+        distributed.init_process_group("gloo", store=store, world_size=num_processes, rank=rank, timeout=CONNECT)
+        patient = distributed.new_group(timeout=_START)
     except RuntimeError as error:
+        if time.monotonic() - began > CONNECT.total_seconds() and environment["GROUP_RANK"] != "0":
+            raise UserError(
+                f"the processes of this machine and of the others do not reach each other ({str(error).splitlines()[0]}): "
+                "does a firewall let through all ports between them?"
+            ) from None
         _leave(error)
-    return Team(rank, size, group)
+    return Team(rank, num_computing(num_processes, num_shards), patient)
 
 
 def _leave(error: RuntimeError) -> None:
