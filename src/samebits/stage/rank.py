@@ -2,8 +2,10 @@
 
 import os
 import sys
+from pathlib import Path
 
 WORKER = "worker"  # the first argument of those that the launcher starts; the second is the file by which they meet
+COPIES = "SAMEBITS_COPIES"  # the variable by which the launcher names the folder of `prepared.shared_copies`
 
 
 def is_worker() -> bool:
@@ -22,3 +24,8 @@ def meeting_place() -> str:
     It is a file. A port would be open to everybody who reaches this machine, and workers unpickle what they get.
     """
     return f"file://{sys.argv[2]}"
+
+
+def copies() -> Path | None:
+    """Return the folder of the copies that all workers of this machine map; None for the only process."""
+    return Path(os.environ[COPIES]) if is_worker() else None

@@ -13,11 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from samebits import core_locks
+from samebits import core_locks, paths
 from samebits.errors import UserError, as_one_line
 from samebits.stage import changes
 from samebits.stage.inputs import Inputs
-from samebits.stage.rank import WORKER, is_first, is_worker
+from samebits.stage.rank import COPIES, WORKER, is_first, is_worker
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -37,7 +37,11 @@ def start(inputs: Inputs, script: str) -> None:
     with as_one_line():
         number = num_processes(inputs.settings)
         if number > 1:
-            _launch(inputs, script, number)
+            from samebits.data import prepared
+
+            with prepared.shared_copies(Path(paths.PREPARED), prepared.TRAINED_ON) as copies:
+                os.environ[COPIES] = str(copies)
+                _launch(inputs, script, number)
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
