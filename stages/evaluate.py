@@ -42,7 +42,12 @@ def main(inputs: Inputs) -> None:
         origin = records.origin(inputs)
         description = trained.description
         logits = inference.predict_logits(
-            network, test.images.to(device), recipe.batch_size, recipe.precision, recipe.test_time_augmentation
+            network,
+            test.images.to(device),
+            recipe.batch_size,
+            recipe.precision,
+            recipe.test_time_augmentation,
+            stage.num_workers(settings, device),
         )
         probabilities, labels = logits.softmax(1).cpu().numpy(), test.labels.numpy()
         measured = metrics.measure_all(recipe.metrics, probabilities, labels, description.class_names)

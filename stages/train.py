@@ -73,7 +73,7 @@ def main(inputs: Inputs) -> None:
     description = prepared.read_description(folder)
     num_classes = len(description.class_names)
     network = models.build(recipe.model, description.image_shape, num_classes, settings.seed).to(device)
-    data, validation = (prepared.read_split(folder, name).to(device) for name in ("train", "validation"))
+    data, validation = (prepared.read_split(folder, name, rank.copies()).to(device) for name in prepared.TRAINED_ON)
     inputs.seal()
 
     meaning = {"recipe": settings.recipe, "seed": settings.seed} | recipe.model_dump(include={"model", "train"})
@@ -96,7 +96,7 @@ def main(inputs: Inputs) -> None:
     if signatures != os.environ.get(rank.PREPARED, signatures):
         raise UserError(_CHANGED)
 
-    prepared.require_written(folder, {name: inputs.sha256(paths.split(name)) for name in ("train", "validation")})
+    prepared.require_written(folder, {name: inputs.sha256(paths.split(name)) for name in prepared.TRAINED_ON})
     data_md5 = inputs.md5(paths.DATASET)
     key = resume.key_of(what_decides_bits | {"data": data_md5})
     points = resume.ResumePoints(stage.scratch(), key, settings.checkpoint_every_seconds)

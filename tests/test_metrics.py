@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from samebits import models, params
 from samebits.data.prepared import Split
 from samebits.errors import UserError
 from samebits.evaluation import inference, predictions
@@ -227,3 +228,21 @@ def test_bfloat16_inference_is_near_float32() -> None:
     exact, coarse = (inference.predict_logits(network, images, 50, precision) for precision in ("float32", "bfloat16"))
     assert coarse.dtype == torch.float32 and not torch.equal(exact, coarse)
     torch.testing.assert_close(coarse, exact, rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize(("name", "precision"), [("lab", "float32"), ("resnet", "float32"), ("resnet", "bfloat16")])
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_the_bits_do_not_depend_on_the_number_of_workers(name: str, precision: str, num_threads: int) -> None:
+    model = {"name": name} | ({"width": 8} if name == "resnet" else {"initialization": "pytorch"})
+    network = models.build(params.part("model", model), (3, 16, 16), 10, seed=0)
+    images = torch.randn(100, 3, 16, 16).half()
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        alone, *others = (
+            inference.predict_logits(network, images, 9, precision, "mirror_and_translate", number)
+            for number in (1, 2, 5)
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert not alone.requires_grad and all(each.equal(alone) for each in others)

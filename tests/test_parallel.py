@@ -21,7 +21,7 @@ import yaml
 from torch import distributed, nn
 from torch.multiprocessing import start_processes
 
-from samebits import core_locks, models, params, paths
+from samebits import core_locks, models, params, paths, stage
 from samebits.data.prepared import Split
 from samebits.models import speed
 from samebits.stage import workers
@@ -197,7 +197,9 @@ def test_auto_takes_what_cores_there_are(
     values = yaml.safe_load((PROJECT / "params.yaml").read_text())
     values |= {"recipe": "speed", "device": "cpu"}
     values["recipes"]["speed"]["train"] |= {"num_shards": num_shards, "num_threads": num_threads}
-    assert workers.num_processes(params.Params.model_validate(values)) == expected
+    settings = params.Params.model_validate(values)
+    assert workers.num_processes(settings) == expected
+    assert stage.num_workers(settings, torch.device("cpu")) == max(1, num_cores // 2)  # evaluate has two threads
 
 
 def test_what_is_not_set_leaves_no_trace() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import joblib
 import numpy as np
 import psutil
 import pytest
@@ -73,7 +74,9 @@ def test_files_get_the_probabilities_of_the_evaluation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", parts.names("model"))
-def test_an_image_gets_the_same_bits_alone_and_among_others(recipe: str, tmp_path: Path) -> None:
+def test_an_image_gets_the_same_bits_alone_and_among_others_on_any_number_of_cores(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = {"name": recipe} | ({"initialization": "he"} if recipe in ("lab", "linear") else {})
     weights = models.build(params.part("model", model), (3, 32, 32), 10, seed=1).state_dict()
     network = Checkpoint(weights, {"recipe": recipe, "model": model}, trained().description)
@@ -85,6 +88,12 @@ def test_an_image_gets_the_same_bits_alone_and_among_others(recipe: str, tmp_pat
     together = probabilities(paths)
     assert (probabilities(paths[::-1])[::-1] == together).all()
     assert (np.concatenate([probabilities([path]) for path in paths[:9]]) == together[:9]).all()
+    before = torch.get_num_threads()
+    for num_cores in (1, 5):
+        monkeypatch.setattr(joblib, "cpu_count", lambda number=num_cores: number)
+        torch.set_num_threads(num_cores)
+        assert (probabilities(paths[:9]) == together[:9]).all() and torch.get_num_threads() == num_cores
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("image_shape", [(1, 20, 20), (3, 16, 40)])

@@ -474,3 +474,31 @@ def test_folders_in_place_of_files_are_named(mine: Path) -> None:
         prepared.read_split(mine, "train")
     with pytest.raises(UserError, match=r"dataset\.json is damaged"):
         prepared.read_description(mine)
+
+
+MAPPING = """
+import sys
+from pathlib import Path
+from samebits.data import prepared
+split = prepared.read_split(Path(sys.argv[1]), "test", Path(sys.argv[2]))
+print(*[line for line in Path("/proc/self/maps").read_text().splitlines() if "(deleted)" in line], sep="\\n")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="files without a name are found in Linux's /proc")
+def test_processes_map_one_copy_that_no_edit_reaches(mine: Path) -> None:
+    path = mine / "test.safetensors"
+    expected = prepared.read_split(mine, "test").images.clone()
+    with prepared.shared_copies(mine, ["test"]) as copies:
+        (copy,) = copies.iterdir()
+        assert copy.stat().st_nlink == 0 and listing(mine) == sorted(FILES)
+        done = subprocess.run([sys.executable, "-c", MAPPING, mine, copies], capture_output=True, text=True, check=True)
+        assert f" {copy.stat().st_ino} " in done.stdout
+        split = prepared.read_split(mine, "test", copies)
+        path.write_bytes(b"other")
+        assert split.images.equal(expected)
+        with pytest.raises(
+            UserError, match=r"test\.safetensors changed while the training was starting: run `dvc repro`"
+        ):
+            prepared.read_split(mine, "test", copies)
+    assert not copies.exists() and split.images.equal(expected)

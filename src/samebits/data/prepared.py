@@ -10,8 +10,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
@@ -27,7 +27,8 @@ from samebits.errors import UserError
 if TYPE_CHECKING:
     from samebits.data.raw import RawSplit
 
-SPLITS = ("train", "validation", "test")
+TRAINED_ON = ("train", "validation")
+SPLITS = (*TRAINED_ON, "test")
 DESCRIPTION = "dataset.json"
 
 
@@ -95,30 +96,61 @@ def require_written(folder: Path, digests: dict[str, str]) -> None:
             )
 
 
-def read_split(folder: Path, name: str) -> Split:
+def read_split(folder: Path, name: str, copies: Path | None = None) -> Split:
     """Return one split of SPLITS; its images are mapped, so indexing reads them from disk.
 
-    They are those of a private copy beside the file, without a name: an edit of the file would change the images of a
-    running training, and a truncation would kill it. Raises UserError if the split is missing or damaged.
+    They are those of a private copy without a name: an edit of the file would change the images of a running training, and a
+    truncation would kill it. The copy is that of `copies`, which `shared_copies` yielded in another process, or one beside
+    the file. Raises UserError if the split is missing or damaged, or differs from what was copied.
     """
-    with (
-        _readable(folder / f"{name}.safetensors") as path,
-        path.open("rb") as original,
-        tempfile.TemporaryFile(dir=folder) as copy,
-    ):
-        _copy(original, copy)
-        with safe_open(f"/dev/fd/{copy.fileno()}", framework="pt") as file:
-            return Split(file.get_tensor("images"), file.get_tensor("labels").clone())
+    with _readable(folder / f"{name}.safetensors") as path:
+        if copies:
+            copy = copies / path.name
+            if _version(path.stat()) != _version(copy.stat()):
+                raise UserError(f"{path} changed while the training was starting: run `dvc repro` again")
+            return _mapped(str(copy))
+        with _private_copy(path) as file:
+            return _mapped(f"/dev/fd/{file.fileno()}")
 
 
-def _copy(original: IO[bytes], copy: IO[bytes]) -> None:
-    """Copy a file, without its blocks if the file system can share them."""
-    try:
-        while os.copy_file_range(original.fileno(), copy.fileno(), 2**30):
-            pass
-    except (AttributeError, OSError):  # on macOS; across file systems of older kernels
-        shutil.copyfileobj(original, copy)
-    copy.flush()
+@contextmanager
+def shared_copies(folder: Path, names: Collection[str]) -> Iterator[Path]:
+    """Yield a folder by which other processes of this user and machine map one private copy of each of these splits.
+
+    The files have no name, so nothing of them is left however this process ends; the folder leads to them. Linux only.
+    """
+    with ExitStack() as opened:
+        links = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="samebits-")))
+        for name in names:
+            with _readable(folder / f"{name}.safetensors") as path:
+                copy = opened.enter_context(_private_copy(path))
+                (links / path.name).symlink_to(f"/proc/{os.getpid()}/fd/{copy.fileno()}")
+        yield links
+
+
+@contextmanager
+def _private_copy(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a copy beside a file, without a name, and with the same time of modification."""
+    with path.open("rb") as original, tempfile.TemporaryFile(dir=path.parent) as copy:
+        modified_ns = os.fstat(original.fileno()).st_mtime_ns
+        try:
+            # Without its blocks if the file system can share them.
+            while os.copy_file_range(original.fileno(), copy.fileno(), 2**30):
+                pass
+        except (AttributeError, OSError):  # on macOS; across file systems of older kernels
+            shutil.copyfileobj(original, copy)
+        copy.flush()
+        os.utime(copy.fileno(), ns=(modified_ns, modified_ns))
+        yield copy
+
+
+def _version(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns
+
+
+def _mapped(path: str) -> Split:
+    with safe_open(path, framework="pt") as file:
+        return Split(file.get_tensor("images"), file.get_tensor("labels").clone())
 
 
 @contextmanager

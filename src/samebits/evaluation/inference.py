@@ -1,5 +1,7 @@
 """Applying a network to many images."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -10,28 +12,39 @@ from samebits.data.prepared import Split
 _UNSURE_LEAD = 0.3
 
 
-@torch.inference_mode()
 def predict_logits(
     network: nn.Module,
     images: torch.Tensor,
     batch_size: int,
     precision: str = "float32",
     test_time_augmentation: str = "none",
+    num_workers: int = 1,
 ) -> torch.Tensor:
     """Map normalized images (N, channels, height, width) to logits float32 (N, classes), on the images' device.
 
     test_time_augmentation mirror: the mean over each image and its mirror image. mirror_and_translate: where the two
     likeliest classes are then close, half of the weight goes to the same for the image shifted by one pixel along the
     diagonal, to either side (Jordan 2024, arXiv 2404.00498, section 3.5, which does so for every image).
+
+    `num_workers` mini-batches are computed at once, each as it would be alone, so their number changes no bit.
     """
+
+    def compute(batch: torch.Tensor) -> torch.Tensor:
+        # Both modes are of a thread, so each worker enters them.
+        autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+        with torch.inference_mode(), autocast:
+            return _logits(network, batch.float(), test_time_augmentation)
+
     was_training = network.training
     network.eval()
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        logits = torch.cat(
-            [_logits(network, batch.float(), test_time_augmentation) for batch in images.split(batch_size)]
-        )
+    batches = images.split(batch_size)
+    if num_workers == 1:
+        logits = list(map(compute, batches))
+    else:
+        with ThreadPoolExecutor(num_workers) as threads:
+            logits = list(threads.map(compute, batches))
     network.train(was_training)
-    return logits
+    return torch.cat(logits)
 
 
 def _logits(network: nn.Module, images: torch.Tensor, test_time_augmentation: str) -> torch.Tensor:
@@ -57,9 +70,9 @@ def _mirrored_mean(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def loss_and_accuracy(
-    network: nn.Module, split: Split, batch_size: int = 1000, precision: str = "float32"
+    network: nn.Module, split: Split, batch_size: int = 1000, precision: str = "float32", num_workers: int = 1
 ) -> tuple[float, float]:
     """Return the mean cross-entropy (nats) and the share of images classified right."""
-    logits = predict_logits(network, split.images, batch_size, precision)
+    logits = predict_logits(network, split.images, batch_size, precision, num_workers=num_workers)
     loss = F.cross_entropy(logits, split.labels).item()
     return loss, (logits.argmax(1) == split.labels).double().mean().item()

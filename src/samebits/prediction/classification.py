@@ -1,7 +1,11 @@
-"""A trained network applied to image files one by one, in order, in constant memory."""
+"""A trained network applied to image files one by one, on all cores, in order, in constant memory."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -35,14 +39,16 @@ def predict(checkpoint: Checkpoint, paths: Sequence[str], device: torch.device) 
 
     Raises UserError if the network takes no images, or its probabilities are not finite.
     """
-    network = checkpoint.network().to(device)
+    from joblib import cpu_count
+
+    network = checkpoint.network().to(device).eval()
     shape, normalization = checkpoint.description.image_shape, checkpoint.description.normalization
     if shape[0] not in images.MODES:
         raise UserError(f"the network takes images of {shape[0]} channels; files have 1 (grey) or 3 (colour)")
-    for path, outcome in zip(paths, decoding.decode(paths, shape), strict=True):
+
+    def classify(path: str, outcome: decoding.Outcome) -> Prediction | Failure:
         if isinstance(outcome, str):
-            yield Failure(path, outcome)
-            continue
+            return Failure(path, outcome)
         # Each image alone: in a batch its last digits would depend on the batch's size.
         normalized = torch.from_numpy(normalization.apply(outcome.pixels[None])).to(device)
         probabilities = predict_logits(network, normalized, batch_size=1).softmax(1)[0].cpu().numpy()
@@ -50,4 +56,24 @@ def predict(checkpoint: Checkpoint, paths: Sequence[str], device: torch.device) 
             raise UserError(
                 f"the network gives {printable(path)} probabilities that are not finite numbers: train it again"
             )
-        yield Prediction(path, outcome.pixels, probabilities)
+        return Prediction(path, outcome.pixels, probabilities)
+
+    num_workers = cpu_count() if device.type == "cpu" else 1
+    with _one_thread_each(), ThreadPoolExecutor(num_workers) as threads:
+        outcomes = decoding.decode(paths, shape)
+        tasks = (threads.submit(classify, *each) for each in zip(paths, outcomes, strict=True))
+        waiting = deque(islice(tasks, 2 * num_workers))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(islice(tasks, 1))
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Let PyTorch compute with one thread: with more, the last digits would depend on the number of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -79,6 +79,17 @@ def set_up_torch(
     return device, runtime.environment(device, section.num_threads, is_portable)
 
 
+def num_workers(settings: "params.Params", device: "torch.device") -> int:
+    """Return how many mini-batches evaluate computes at once; `auto` is as many as the cores have threads for, on a GPU one."""
+    from samebits import core_locks
+
+    if device.type != "cpu":
+        return 1
+    if settings.num_processes != "auto":
+        return settings.num_processes
+    return max(1, len(core_locks.cores()) // settings.chosen.evaluate.num_threads)
+
+
 def repository_root() -> Path:
     """Return the root of the user's repository, also in a temporary experiment, whose working folder is a copy inside it."""
     return Path(os.environ.get("DVC_ROOT", Path.cwd())).resolve()

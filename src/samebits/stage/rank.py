@@ -2,11 +2,13 @@
 
 import os
 import sys
+from pathlib import Path
 
 WORKER = "worker"  # the first argument of those that the launcher starts; the second says where they meet
 JOIN = "join"  # the first argument of the launcher of a further machine; the second is the address of the first machine
 LAUNCHER = "SAMEBITS_LAUNCHER"  # the process number of the launcher
 PREPARED = "SAMEBITS_PREPARED"  # the signatures of the prepared data that the launcher has compared with those of other machines
+COPIES = "SAMEBITS_COPIES"  # the variable by which the launcher names the folder of `prepared.shared_copies`
 
 
 def is_worker() -> bool:
@@ -27,3 +29,8 @@ def num_here() -> int:
 def meeting_place() -> str:
     """Return where the workers meet: the path of a file, or HOST:PORT if other machines may join."""
     return sys.argv[2]
+
+
+def copies() -> Path | None:
+    """Return the folder of the copies that all workers of this machine map; None if this process maps one of its own."""
+    return Path(os.environ[COPIES]) if is_worker() and COPIES in os.environ else None

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samebits import core_locks, portability
+from samebits import core_locks, paths, portability
 from samebits.errors import UserError, as_one_line, listed
 from samebits.repository import dvc_lock
 from samebits.stage import changes, rank
 from samebits.stage.inputs import Inputs
-from samebits.stage.rank import WORKER, is_first, is_worker
+from samebits.stage.rank import COPIES, WORKER, is_first, is_worker
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -53,10 +53,10 @@ def start(inputs: Inputs, script: str) -> None:
         if sys.argv[1:2] == [rank.JOIN]:
             if not is_shared:
                 raise UserError(f"recipe {settings.recipe} trains in one process: see num_shards in docs/scale.md")
-            with _ended_by_signals():
+            with _ended_by_signals(), _copies():
                 _join(inputs, script, number, sys.argv[2], float(sys.argv[3]))
         elif number > 1 or (is_shared and os.environ.get(LISTEN)):
-            with _ended_by_signals():
+            with _ended_by_signals(), _copies():
                 _lead(inputs, script, number)
         else:
             if os.environ.get(LISTEN):
@@ -65,6 +65,19 @@ def start(inputs: Inputs, script: str) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+@contextmanager
+def _copies() -> Iterator[None]:
+    """Copy the prepared images once for all processes of this machine. Elsewhere than on Linux each copies them for itself."""
+    from samebits.data import prepared
+
+    if sys.platform != "linux":
+        yield
+        return
+    with prepared.shared_copies(Path(paths.PREPARED), prepared.TRAINED_ON) as copies:
+        os.environ[COPIES] = str(copies)
+        yield
 
 
 def num_processes(settings: "params.Params") -> int:

@@ -16,6 +16,7 @@ from samebits.data.prepared import Split
 from samebits.errors import UserError
 from samebits.evaluation.inference import loss_and_accuracy
 from samebits.generators import generator
+from samebits.read_ahead import ReadAhead
 from samebits.training import augmentation, parallel
 from samebits.training.history import Report
 from samebits.training.optimization import Optimization
@@ -64,7 +65,7 @@ def train(
             _require_finite(losses, training.step - len(losses), settings)
             is_end_of_epoch = training.num_images == training.epoch * len(data)
             measured = (
-                loss_and_accuracy(network, validation, precision=settings.precision)
+                loss_and_accuracy(network, validation, precision=settings.precision, num_workers=team.size)
                 if is_end_of_epoch and len(validation)
                 else ()
             )
@@ -91,6 +92,7 @@ class _Training:
         self._shards = None
         if settings.num_shards > 1:
             self._shards = parallel.Shards(network, settings.num_shards, team, seed, self._mean_loss)
+        self._read_ahead = ReadAhead(data.images)
         self._order = generator(seed, "order")
         self._order_of_epoch = self._order.get_state()  # as it was before the epoch's order was drawn
         self._running: list[torch.Tensor] = []  # losses of the mini-batches since the last report
@@ -134,9 +136,11 @@ class _Training:
             for each in self._augmentations:
                 each.begin_epoch(self.epoch)
             permutation = torch.randperm(num_data, generator=self._order).to(self._data.labels.device)
+            self._expect(permutation[position : position + chunk])
             while position < num_data:
                 end_of_window = min((position // window + 1) * window, num_data)
                 end = min(position + chunk, end_of_window)
+                self._expect(permutation[end : end + chunk])
                 self._train_on(permutation[position:end], bar)
                 self.num_images += end - position
                 position = end
@@ -146,6 +150,12 @@ class _Training:
                     self._running.clear()
                 if on_pause is not None:
                     on_pause(self.step, self.state)
+
+    def _expect(self, indices: torch.Tensor) -> None:
+        """Read the images of the mini-batches to come, at `indices` (N,), ahead."""
+        if self._shards is not None:
+            indices = torch.cat([self._shards.own(batch) for batch in indices.split(self._settings.batch_size)])
+        self._read_ahead.expect(indices)
 
     def _train_on(self, indices: torch.Tensor, bar: "tqdm[Any]") -> None:
         """Train on the images at `indices` (N,), in mini-batches in their order; the last may be smaller."""

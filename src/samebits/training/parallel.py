@@ -140,6 +140,11 @@ class Shards:
         self._seed, self._mean_loss = seed, mean_loss
         self._num_own = num_shards // team.size
 
+    def own(self, indices: torch.Tensor) -> torch.Tensor:
+        """Return those of a mini-batch's indices (B,) whose images this process computes."""
+        first = self._team.rank * self._num_own
+        return torch.cat(indices.tensor_split(self._num_shards)[first : first + self._num_own])
+
     def backward(self, indices: torch.Tensor, step: int) -> torch.Tensor:
         """Set the gradients of the mean loss of the mini-batch at `indices` (B,), and return that loss, float32 ().
 
