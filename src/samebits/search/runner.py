@@ -7,13 +7,10 @@ run is run in a clone of the worker's own, by DVC in this process: starting DVC 
 import csv
 import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,14 +18,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import psutil
-from filelock import FileLock, Timeout
-
 from samebits import params, paths, recipe_links, results
 from samebits.errors import UserError, printable
-from samebits.repository import cache as caches
 from samebits.repository import dvc_command, git, sharing
 from samebits.search.search_file import ParamValue, SearchFile, checked, put
+from samebits.search.workplace import clone, end_stages, run_git
 
 # What, besides parameters and data, decides a result: code, and how DVC runs it.
 _CODE = ("src", "stages", "recipes", paths.PINS, paths.PIPELINE)
@@ -36,11 +30,10 @@ _CODE = ("src", "stages", "recipes", paths.PINS, paths.PIPELINE)
 _DIVERGED = ("error: training stopped: the loss is", "error: the network's outputs are not finite")
 # What it says after each epoch.
 _EPOCH = re.compile(
-    r"^epoch \d+: validation_loss (?P<validation_loss>\S+), validation_accuracy (?P<validation_accuracy>\S+)$",
+    r"^epoch \d+: validation_loss (?P<validation_loss>\S+), validation_accuracy (?P<validation_accuracy>\S+)\n",
     re.MULTILINE,
 )
 _WATCH_SECONDS = 0.5
-_END_SECONDS = 10
 
 History = tuple[dict[str, float], ...]
 
@@ -50,7 +43,7 @@ class SettingResult:
     """What a training of a setting with one seed came to.
 
     `history` has one row for each epoch: `validation_loss` and `validation_accuracy`. `diverged` is why there is no result,
-    told as the stage did; then there is nothing else.
+    told as the stage did; then there is nothing else but what the history had come to.
     """
 
     commit: str = ""
@@ -78,13 +71,13 @@ class Project:
     def push(self, experiment: str) -> None:
         """Send an experiment to git's origin, whose own stays if it has one. Raises UserError if that fails."""
         reference = self.reference(experiment)
-        if not _git(self.root, "ls-remote", "origin", reference):
-            _git(self.root, "push", "--quiet", "origin", f"{reference}:{reference}")
+        if not run_git(self.root, "ls-remote", "origin", reference):
+            run_git(self.root, "push", "--quiet", "origin", f"{reference}:{reference}")
 
     def fetch(self, experiments: str) -> None:
         """Get from git's origin the experiments that a pattern matches. Raises UserError if that fails."""
         reference = self.reference(experiments)
-        _git(self.root, "fetch", "--quiet", "origin", f"+{reference}:{reference}")
+        run_git(self.root, "fetch", "--quiet", "origin", f"+{reference}:{reference}")
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -161,26 +154,27 @@ class SettingRunner:
         is_poor: Callable[[History], bool] | None,
     ) -> SettingResult:
         if not self._folder.exists():
-            _clone(self._project, self._folder)
+            clone(self._project.root, self._project.commit, self._folder)
         start = self._log.stat().st_size
         print(f"\n{experiment}", flush=True)
         shutil.rmtree(self._folder / paths.RECIPES)  # with the links of the setting before
-        _git(self._folder, "checkout", "--force", self._project.commit, "--", paths.PARAMETERS, paths.RECIPES)
+        run_git(self._folder, "checkout", "--force", self._project.commit, "--", paths.PARAMETERS, paths.RECIPES)
         dvc_command.edit_yaml(self._folder / paths.PARAMETERS, lambda content: put(content, changes))
         recipe_links.create(self._folder, {settings.recipe: settings.chosen})
-        _git(self._folder, "add", "--all")  # so that MLflow's patch holds new links too
+        run_git(self._folder, "add", "--all")  # so that MLflow's patch holds new links too
         # Runs in MLflow and resume points lie in the user's repository.
         variables = {"DVC_ROOT": str(self._project.root), "DVC_EXP_NAME": experiment}
         variables["DVC_EXP_BASELINE_REV"] = self._project.commit
         with self._watched(start, settings.chosen.train.num_epochs, is_poor) as stopped:
             is_done = dvc_command.reproduce_here(self._folder, self._environment, variables)
-        if not is_done and stopped:
-            return SettingResult(history=stopped[0], is_stopped=True)
         if not is_done:
+            history = self._history(start, settings.chosen.train.num_epochs)
+            if stopped.is_set():
+                return SettingResult(history=history, is_stopped=True)
             said = [line.strip() for line in self._said(start).splitlines() if line.startswith("error: ")]
             reason = printable(said[-1]) if said else f"error: DVC could not run it: see {self._log}"
             if reason.startswith(_DIVERGED):
-                return SettingResult(diverged=reason.removeprefix("error: "))
+                return SettingResult(history=history, diverged=reason.removeprefix("error: "))
             raise UserError(f"{experiment}: {reason.removeprefix('error: ')}")
         self._commit(experiment)
         found = self.find(experiment)
@@ -200,25 +194,22 @@ class SettingRunner:
             log.seek(start)
             return log.read().decode(errors="replace")
 
+    def _history(self, start: int, num_epochs: int) -> History:
+        """Return the history, without the last epoch, that the training has printed from the byte `start` of the log on."""
+        rows = [each.groupdict() for each in _EPOCH.finditer(self._said(start))][: num_epochs - 1]
+        return tuple({name: float(value) for name, value in row.items()} for row in rows)
+
     @contextmanager
     def _watched(
         self, start: int, num_epochs: int, is_poor: Callable[[History], bool] | None
-    ) -> Iterator[list[History]]:
-        """End the stage as soon as its history, which it writes to the log from `start` on, is poor; the list then holds it."""
-        stopped: list[History] = []
-        if is_poor is None:
-            yield stopped
-            return
-        is_over = threading.Event()
+    ) -> Iterator[threading.Event]:
+        """End the stage as soon as its history is poor; the event then is set."""
+        stopped, is_over = threading.Event(), threading.Event()
 
         def watch() -> None:
-            while not is_over.wait(_WATCH_SECONDS):
-                text = self._said(start)
-                rows = [
-                    {name: float(value) for name, value in each.groupdict().items()} for each in _EPOCH.finditer(text)
-                ]
-                if is_poor(tuple(rows[: num_epochs - 1])):
-                    stopped.append(tuple(rows[: num_epochs - 1]))
+            while is_poor and not is_over.wait(_WATCH_SECONDS):
+                if is_poor(self._history(start, num_epochs)):
+                    stopped.set()
                     end_stages(self._folder)
                     return
 
@@ -233,68 +224,11 @@ class SettingRunner:
     def _commit(self, experiment: str) -> None:
         """Make what lies in the clone an experiment of the repository, as `dvc exp run` does."""
         base = self._project.commit
-        _git(self._folder, "add", "--all")
-        tree = _git(self._folder, "write-tree")
-        commit = _git(self._folder, "commit-tree", tree, "-p", base, "-m", f"dvc: commit experiment {experiment}")
+        run_git(self._folder, "add", "--all")
+        tree = run_git(self._folder, "write-tree")
+        commit = run_git(self._folder, "commit-tree", tree, "-p", base, "-m", f"dvc: commit experiment {experiment}")
         reference = self._project.reference(experiment)
-        _git(self._folder, "push", "--quiet", "--force", str(self._project.root), f"{commit}:{reference}")
-
-
-@contextmanager
-def workplace(root: Path) -> Iterator[Path]:
-    """Yield a folder of this process for a clone; it and what killed processes left of theirs is removed.
-
-    A training whose worker was killed goes on alone: it is ended, and whoever takes the trial over goes on from its last
-    resume point.
-    """
-    parent = root / paths.SCRATCH / "search"
-    parent.mkdir(parents=True, exist_ok=True)
-    for lock in parent.glob("*.lock"):
-        with suppress(Timeout, OSError), FileLock(lock).acquire(timeout=0):
-            _remove(lock)
-    folder = parent / uuid.uuid4().hex[:12]
-    with FileLock(f"{folder}.lock"):
-        try:
-            yield folder
-        finally:
-            _remove(Path(f"{folder}.lock"))
-
-
-def end_stages(folder: Path) -> None:
-    """End the processes of the stages that run in the clone `folder`; they save nothing more."""
-    running = []
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        if process.info["cwd"] == str(folder) and any("stages/" in word for word in process.info["cmdline"] or ()):
-            with suppress(psutil.Error):
-                process.kill()
-                running.append(process)
-    psutil.wait_procs(running, timeout=_END_SECONDS)
-
-
-def _remove(lock: Path) -> None:
-    folder = lock.with_suffix("")
-    end_stages(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    lock.unlink(missing_ok=True)
-
-
-def _clone(project: Project, folder: Path) -> None:
-    options = ("--quiet", "--shared", "--no-checkout", "--config", f"core.hooksPath={os.devnull}")
-    _git(project.root, "clone", *options, "--", str(project.root), str(folder))
-    for key in ("user.name", "user.email"):
-        if value := _git(project.root, "config", "--default", "", "--get", key):
-            _git(folder, "config", key, value)
-    _git(folder, "checkout", "--quiet", "--detach", project.commit)
-    dvc_command.use_cache(folder, caches.of(project.root).root)
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_INDEX_FILE")}
-    done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        reason = " ".join(done.stderr.split()) or "without a reason"
-        raise UserError(f"git {arguments[0]} fails in {folder}: {printable(reason)}")
-    return done.stdout.strip()
+        run_git(self._folder, "push", "--quiet", "--force", str(self._project.root), f"{commit}:{reference}")
 
 
 def _sha256(values: Any) -> str:

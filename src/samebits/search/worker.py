@@ -22,9 +22,10 @@ from samebits.search.agenda import Agenda
 from samebits.search.database import ADDRESS, LEASE_SECONDS, Database
 from samebits.search.proposals import Values
 from samebits.search.pruning import stop_epoch
-from samebits.search.runner import History, Project, SettingResult, SettingRunner, workplace
+from samebits.search.runner import History, Project, SettingResult, SettingRunner
 from samebits.search.search_file import SearchFile
 from samebits.search.trials import Trial
+from samebits.search.workplace import workplace
 
 _POLL_SECONDS = 0.3  # while others do all that can be done now
 
@@ -60,9 +61,9 @@ def _is_poor(search: SearchFile, known: Sequence[Trial], history: History) -> bo
 def _trial(
     search: SearchFile, number: int, values: Values, results: Sequence[SettingResult], known: Sequence[Trial]
 ) -> Trial:
-    if search.prune and not results[0].diverged:
-        # The same for a training that was stopped and for one that was run to its end before, or a moment too late.
-        rows = results[0].history if results[0].is_stopped else results[0].history[:-1]
+    if search.prune:
+        # The same for a training that was stopped and for one that ended by itself, before or a moment too early.
+        rows = results[0].history[:-1] if results[0].commit else results[0].history
         if epoch := stop_epoch(search, [row[search.objective] for row in rows], known):
             history = tuple(row[search.objective] for row in rows[:epoch])
             digest = hashlib.sha256(json.dumps(rows[:epoch]).encode()).hexdigest()
