@@ -84,13 +84,13 @@ def tables(comparison: Comparison) -> tuple[Table, Table]:
         a, b = ("1 seed" if len(group) == 1 else f"{len(group)} seeds" for group in (comparison.a, comparison.b))
         rows = [
             ("mean ± deviation", f"A ({a})", f"B ({b})", "B − A", "p"),
-            _change_row("accuracy, %", comparison.accuracy, 2, 100),
-            _change_row("loss", comparison.loss, 4, 1),
-            _change_row("calibration error, %", comparison.calibration_error, 2, 100),
+            change_row("accuracy, %", comparison.accuracy, 2, 100),
+            change_row("loss", comparison.loss, 4, 1),
+            change_row("calibration error, %", comparison.calibration_error, 2, 100),
         ]
         classes = [("class, %", "A", "B", "B − A", "p (Holm)")]
-        classes += [_change_row(name, change, 1, 100) for name, change in comparison.per_class.items()]
-    return _with_minus_signs(rows), _with_minus_signs(classes)
+        classes += [change_row(name, change, 1, 100) for name, change in comparison.per_class.items()]
+    return with_minus_signs(rows), with_minus_signs(classes)
 
 
 def who(comparison: Comparison) -> list[str]:
@@ -126,7 +126,8 @@ def _estimate(estimate: Estimate, digits: int, factor: float, sign: str = "+") -
     return f"{value} ({' to '.join(bounds)})" if bounds else value
 
 
-def _change_row(name: str, change: Change, digits: int, factor: float) -> tuple[str, ...]:
+def change_row(name: str, change: Change, digits: int, factor: float) -> tuple[str, ...]:
+    """Return the row of a number: its name, both groups, their difference with its interval, and p."""
     groups = (_group(group, digits, factor) for group in (change.a, change.b))
     p = "" if change.p is None else _p(change.p)
     return name, *groups, _estimate(change.difference, digits, factor), p
@@ -141,7 +142,8 @@ def _p(p: float) -> str:
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.1 else f"{p:.2f}"
 
 
-def _with_minus_signs(table: Table) -> Table:
+def with_minus_signs(table: Table) -> Table:
+    """Return the table with minus signs in place of hyphens in its numbers."""
     heading, *rows = table
     # Not in the first column: a hyphen in a class name stays.
     return [heading, *((name, *(cell.replace("-", "−") for cell in cells)) for name, *cells in rows)]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from samebits import atomic, checkpoint, paths
 from samebits.comparison import predicted
@@ -13,7 +12,7 @@ from samebits.comparison.outcome import Comparison, SeedComparison
 from samebits.comparison.predicted import Predicted
 from samebits.data import prepared
 from samebits.evaluation.metrics import summary
-from samebits.reporting import comparison_tables, lineage, page_charts, page_images
+from samebits.reporting import comparison_tables, lineage, page_charts, page_images, rendering
 from samebits.reporting.page_images import Pixels
 from samebits.results import Result
 from samebits.training import history
@@ -22,7 +21,7 @@ from samebits.training import history
 def write_result(revision: Result, path: Path) -> None:
     """Write the page of one result. Raises UserError if a part of it is nowhere to be found, or `path` cannot be written."""
     atomic.require_writable(path)
-    _write(path, _result(predicted.load(revision)))
+    atomic.write_text(path, rendering.render("page", _result(predicted.load(revision))))
 
 
 def write_comparison(compared: Comparison, path: Path) -> None:
@@ -31,7 +30,8 @@ def write_comparison(compared: Comparison, path: Path) -> None:
     shown: dict[str, Any] = {"compared": compared, "tables": tables, "who": who}
     if isinstance(compared, SeedComparison):
         chart = page_charts.seeds(compared.accuracy.a.values, compared.accuracy.b.values)
-        _write(path, {"title": "Seeds against seeds", "sentence": compared.verdict, "seeds_chart": chart, **shown})
+        shown |= {"title": "Seeds against seeds", "sentence": compared.verdict, "seeds_chart": chart}
+        atomic.write_text(path, rendering.render("page", shown))
         return
     page = _result(compared.b)
     images, a, b = _test_images(compared.b), compared.a.predictions, compared.b.predictions
@@ -39,18 +39,7 @@ def write_comparison(compared: Comparison, path: Path) -> None:
         "Now right": page_images.flipped(images, a, b, compared.pair.flipped_to_right),
         "Now wrong": page_images.flipped(images, a, b, compared.pair.flipped_to_wrong),
     }
-    _write(path, page | shown | {"flipped": flipped})
-
-
-def _write(path: Path, page: dict[str, Any]) -> None:
-    templates = Environment(
-        loader=PackageLoader("samebits.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    atomic.write_text(path, templates.get_template("page.html.j2").render(page=page))
+    atomic.write_text(path, rendering.render("page", page | shown | {"flipped": flipped}))
 
 
 def _result(result: Predicted) -> dict[str, Any]:
