@@ -1,0 +1,117 @@
+"""The winner of a search against the baseline, on seeds that no trial used.
+
+The best of many trials is chosen for its luck as well: its objective is biased upwards (Cawley and Talbot, On over-fitting in
+model selection, 2010). Fresh seeds know nothing of that choice, so their mean and its interval hold for the setting itself.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from scipy.stats import ttest_1samp
+
+from samebits.comparison import seeds
+from samebits.comparison.seeds import Change
+from samebits.comparison.statistics import CONFIDENCE, Estimate
+from samebits.search.objective import OBJECTIVES, Objective
+from samebits.search.search_file import ParamValue, SearchFile
+from samebits.search.trials import Trial
+
+
+class Measured(NamedTuple):
+    """What one training gave: the objective on validation images and the accuracy on test images; None if it failed."""
+
+    objective: float | None
+    test_accuracy: float | None
+
+
+# Trains the recipe with these values and the fixed settings of the search, and this seed.
+Measure = Callable[[Mapping[str, ParamValue], int], Measured]
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The baseline and the winning setting, measured with each of the fresh seeds, and what that says.
+
+    Of `validation` and `test`, A is the baseline and B is the winner. They and `mean` are None if a training failed.
+    """
+
+    objective: Objective
+    winner: Trial
+    searched: float  # the winner's objective as the search saw it
+    seeds: tuple[int, ...]
+    of_baseline: tuple[Measured, ...]
+    of_winner: tuple[Measured, ...]
+    mean: Estimate | None  # the winner's objective
+    validation: Change | None
+    test: Change | None
+
+    @property
+    def luck(self) -> float | None:
+        """How much better the search saw the winner than fresh seeds do, in units of the objective; negative: worse."""
+        return None if self.mean is None else self.objective.gain(self.mean.value, self.searched)
+
+    @property
+    def failed(self) -> dict[str, list[int]]:
+        """The seeds with which a training failed, of the baseline and of the winner."""
+        sides = {"baseline": self.of_baseline, "winner": self.of_winner}
+        return {
+            name: [seed for seed, each in zip(self.seeds, side, strict=True) if each.objective is None]
+            for name, side in sides.items()
+        }
+
+
+def fresh_seeds(search_file: SearchFile) -> tuple[int, ...]:
+    """Return the seeds of the confirmation: those that follow the seeds of the trials, 0 to num_seeds − 1."""
+    number = search_file.confirm.num_seeds if search_file.confirm else 0
+    return tuple(range(search_file.num_seeds, search_file.num_seeds + number))
+
+
+def trainings(search_file: SearchFile, winner: Trial) -> Iterator[tuple[Mapping[str, ParamValue], int]]:
+    """Yield the values and the seed of each training that the confirmation needs; no values stand for the baseline."""
+    for seed in fresh_seeds(search_file):
+        yield {}, seed
+        yield winner.values, seed
+
+
+def confirm(search_file: SearchFile, trials: Sequence[Trial], measure: Measure) -> Confirmation | None:
+    """Measure the winner of `trials` and the baseline with fresh seeds, and compare them.
+
+    Return None if no trial is complete, or the search file asks for no confirmation.
+    """
+    objective = OBJECTIVES[search_file.objective]
+    ranked = objective.ranked(trials)
+    if not ranked or search_file.confirm is None:
+        return None
+    winner, searched = ranked[0]
+    measured = [measure(values, seed) for values, seed in trainings(search_file, winner)]
+    of_baseline, of_winner = tuple(measured[::2]), tuple(measured[1::2])
+    return Confirmation(
+        objective=objective,
+        winner=winner,
+        searched=searched,
+        seeds=fresh_seeds(search_file),
+        of_baseline=of_baseline,
+        of_winner=of_winner,
+        mean=_mean([each.objective for each in of_winner]),
+        validation=_change(*([each.objective for each in side] for side in (of_baseline, of_winner))),
+        test=_change(*([each.test_accuracy for each in side] for side in (of_baseline, of_winner))),
+    )
+
+
+def mean_estimate(values: Sequence[float]) -> Estimate:
+    """Estimate the mean of independent trainings; without an interval if no training differs from another."""
+    group = seeds.Group.of(values)
+    if not group.deviation:
+        return Estimate(group.mean)
+    return Estimate(group.mean, *map(float, ttest_1samp(values, 0).confidence_interval(CONFIDENCE)))
+
+
+def _mean(values: Sequence[float | None]) -> Estimate | None:
+    known = [value for value in values if value is not None]
+    return mean_estimate(known) if len(known) == len(values) else None
+
+
+def _change(baseline: Sequence[float | None], winner: Sequence[float | None]) -> Change | None:
+    known_a, known_b = ([value for value in side if value is not None] for side in (baseline, winner))
+    return seeds.compare(known_a, known_b) if len(known_a) + len(known_b) == len(baseline) + len(winner) else None
