@@ -42,7 +42,8 @@ def accuracy(values: Mapping[str, ParamValue], random: np.random.Generator) -> f
 def measure(values: Mapping[str, ParamValue], seed: int) -> Measured:
     """Return the accuracies of a training with this seed."""
     random = np.random.default_rng([seed, len(values)])
-    return Measured(accuracy(values, random), accuracy(values, random) - 0.005)
+    measured = accuracy(values, random)
+    return Measured(measured, measured - 0.005 + float(random.normal(0, DEVIATION / 4)))
 
 
 def trials(number: int) -> list[Trial]:

@@ -32,10 +32,9 @@ def test_a_search_on_one_page(browser: Browser, tmp_path: Path) -> None:
         "On 5 fresh seeds the same setting gives 61.41 %",
         "29 complete, 6 pruned, 5 failed",
         "The band holds the median of the best",
-        f"-S {RATE}={winner.values[RATE]!r} \\",  # all digits: the command runs the very trial
-        "-S recipes.lab.train.num_epochs=4",
+        f"samebits report {winner.commits[0]} dvc exp apply {winner.commits[0]}",
+        "recipes.lab.train.num_epochs, fixed 4",
         "0.0001 to 0.1, log",
-        winner.commits[0][:7],
     ):
         assert expected in text, expected
     browser.evaluate("document.querySelector('details').open = true")

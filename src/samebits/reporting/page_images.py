@@ -41,7 +41,7 @@ def labelled(pixels: Pixels, table: Predictions, indices: Iterable[int]) -> list
     pictures = []
     for index in indices:
         true, guess = (table.class_names[each[index]] for each in (table.labels, table.predicted))
-        sure = f"{100 * table.probabilities[index].max():.0f} %"
+        sure = f"{100 * table.probabilities[index].max():.0f}\N{NO-BREAK SPACE}%"
         is_right = bool(table.is_right[index])
         told = f"Test image {index}: {true}, taken for {guess} ({sure} sure)"
         caption = f"{true} {sure}" if is_right else f"{true}, taken for {guess} {sure}"

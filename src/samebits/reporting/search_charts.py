@@ -178,7 +178,8 @@ def _titles(objective: Objective, trials: Sequence[Trial], chart: str) -> dict[s
 
 
 def _title(objective: Objective, trial: Trial) -> str:
-    told = objective.tell(trial.objective) if trial.objective is not None else trial.state
+    is_complete = trial.state == "complete" and trial.objective is not None
+    told = objective.tell(trial.objective) if is_complete else trial.state
     return "\n".join(
         [f"trial {trial.number}: {told}", *(f"{name}: {tell(value)}" for name, value in trial.values.items())]
     )

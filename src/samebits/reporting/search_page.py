@@ -1,7 +1,5 @@
 """The search page: one self-contained HTML file, which opens from disk without a network."""
 
-import json
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,7 +40,7 @@ def search_page(search_file: SearchFile, trials: Sequence[Trial], confirmation: 
     if ranked:
         winner = ranked[0][0]
         page["winner"] = {names[name]: tell(value) for name, value in winner.values.items()}
-        page["command"] = _command(search_file, winner)
+        page["commands"] = _commands(winner)
     if confirmation is not None:
         page["confirmed"] = conclusion.sentences(confirmation, len(trials))
         page["confirmation_chart"] = search_charts.confirmation(confirmation)
@@ -115,13 +113,10 @@ def _confirmation_table(confirmation: Confirmation) -> Table:
     return comparison_tables.with_minus_signs(rows)
 
 
-def _command(search_file: SearchFile, trial: Trial) -> str:
-    settings = search_file.fixed | trial.values
-    options = [
-        f"-S {shlex.quote(f'{name}={value if isinstance(value, str) else json.dumps(value)}')}"
-        for name, value in settings.items()
+def _commands(trial: Trial) -> list[str]:
+    return [
+        command for commit in trial.commits[:1] for command in (f"samebits report {commit}", f"dvc exp apply {commit}")
     ]
-    return " \\\n    ".join([f"dvc exp run --name {search_file.name}-winner", *options])
 
 
 def _file(search_file: SearchFile) -> dict[str, str]:
