@@ -178,8 +178,5 @@ def _titles(objective: Objective, trials: Sequence[Trial], chart: str) -> dict[s
 
 
 def _title(objective: Objective, trial: Trial) -> str:
-    is_complete = trial.state == "complete" and trial.objective is not None
-    told = objective.tell(trial.objective) if is_complete else trial.state
-    return "\n".join(
-        [f"trial {trial.number}: {told}", *(f"{name}: {tell(value)}" for name, value in trial.values.items())]
-    )
+    values = (f"{name}: {tell(value)}" for name, value in trial.values.items())
+    return "\n".join([f"trial {trial.number}: {objective.tell_result(trial)}", *values])

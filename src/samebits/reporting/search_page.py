@@ -91,14 +91,10 @@ def _table(objective: Objective, trials: Sequence[Trial], names: Mapping[str, st
     for trial in trials:
         values = (tell(trial.values[name]) for name in names)
         commits = " ".join(commit[:7] for commit in trial.commits)
-        rows.append((str(trial.number), _result(objective, trial), *values, (trial.history_sha256 or "")[:12], commits))
+        rows.append(
+            (str(trial.number), objective.tell_result(trial), *values, (trial.history_sha256 or "")[:12], commits)
+        )
     return rows
-
-
-def _result(objective: Objective, trial: Trial) -> str:
-    if trial.state == "complete" and trial.objective is not None:
-        return objective.tell(trial.objective)
-    return f"{trial.state} after {len(trial.history)} epochs" if trial.history else trial.state
 
 
 def _confirmation_table(confirmation: Confirmation) -> Table:

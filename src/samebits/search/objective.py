@@ -29,6 +29,13 @@ class Objective:
         """Return a value as text: 61.25 % or 1.0312."""
         return f"{value:.4f}" if self.is_lower_better else f"{100 * value:.2f} %"
 
+    def tell_result(self, trial: Trial) -> str:
+        """Return what came out of a trial as text: its objective, or that it was pruned or failed."""
+        if trial.state == "complete" and trial.objective is not None:
+            return self.tell(trial.objective)
+        epochs = "1 epoch" if len(trial.history) == 1 else f"{len(trial.history)} epochs"
+        return f"{trial.state} after {epochs}" if trial.history else trial.state
+
     def ranked(self, trials: Sequence[Trial]) -> list[tuple[Trial, float]]:
         """Return the complete trials with their objectives, the best first, equals in the order of their numbers."""
         complete = [
