@@ -32,7 +32,7 @@ def test_a_search_on_one_page(browser: Browser, tmp_path: Path) -> None:
         "On 5 fresh seeds the same setting gives 61.41 %",
         "29 complete, 6 pruned, 5 failed",
         "The band holds the median of the best",
-        f"samebits report {winner.commits[0]} dvc exp apply {winner.commits[0]}",
+        f"samebits report {winner.commits[0][:12]} dvc exp apply {winner.commits[0][:12]}",
         "recipes.lab.train.num_epochs, fixed 4",
         "0.0001 to 0.1, log",
     ):

@@ -42,7 +42,8 @@ def search_page(search_file: SearchFile, trials: Sequence[Trial], confirmation: 
         page["winner"] = {names[name]: tell(value) for name, value in winner.values.items()}
         page["commands"] = _commands(winner)
     if confirmation is not None:
-        page["confirmed"] = conclusion.sentences(confirmation, len(trials))
+        lines = conclusion.sentences(confirmation, len(trials))
+        page["confirmed"] = [line.replace(" %", "\N{NO-BREAK SPACE}%") for line in lines]
         page["confirmation_chart"] = search_charts.confirmation(confirmation)
         page["confirmation_table"] = _confirmation_table(confirmation)
     return rendering.render("search", page)
@@ -111,7 +112,7 @@ def _confirmation_table(confirmation: Confirmation) -> Table:
 
 def _commands(trial: Trial) -> list[str]:
     return [
-        command for commit in trial.commits[:1] for command in (f"samebits report {commit}", f"dvc exp apply {commit}")
+        f"{command} {commit[:12]}" for commit in trial.commits[:1] for command in ("samebits report", "dvc exp apply")
     ]
 
 
