@@ -22,11 +22,12 @@ def browser() -> Iterator[Browser]:
 
 def test_a_search_on_one_page(browser: Browser, tmp_path: Path) -> None:
     file, tried = search_file(), trials(40)
-    page = search_page(file, tried, confirmed(file))
-    assert page == search_page(file, list(reversed(tried)), confirmed(file))
+    confirmation = confirmed(file)
+    page = search_page(file, tried, confirmation)
+    assert page == search_page(file, list(reversed(tried)), confirmation)
     (tmp_path / "search.html").write_text(page)
     text = " ".join(look_at(browser, tmp_path / "search.html")["text"].split())
-    winner = confirmed(file).winner
+    winner = confirmation.winner
     for expected in (
         f"The search said 63.10 % for trial {winner.number}, the best of 40 trials.",
         "On 5 fresh seeds the same setting gives 61.41 %",
