@@ -65,7 +65,7 @@ FAILED = [replace(each, state="failed", objective=None) for each in trials(3)]
         (search_file(), FAILED, ["No trial is complete: 3 failed."]),
         (search_file(), [], ["No trial is complete: none has run."]),
         (search_file(parameters={RATE: PARAMETERS[RATE]}), ONE, ["50.00 %"]),
-        (search_file(parameters=CHOICES), AUGMENTED, ["null", '[{"name": "flip"}]']),
+        (search_file(parameters=CHOICES), AUGMENTED, ["null", "[{name: flip}]"]),
     ],
     ids=["loss", "tpe", "one trial", "all failed", "no trial", "one parameter, equal objectives", "choices"],
 )

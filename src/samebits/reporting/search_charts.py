@@ -147,11 +147,13 @@ def confirmation(confirmed: Confirmation) -> Markup:
 
 def _parameter_scale(name: str, parameter: Parameter) -> _Scale:
     if parameter.choices is not None:
-        last = len(parameter.choices) - 1
-        places = {tell(choice): place / last if last else 0.5 for place, choice in enumerate(parameter.choices)}
-        written = list(places)[:: -(-len(places) // _MOST_TICKS)]
-        ticks = {places[text]: canvas.shorten(text, _SMALL, 0.9 * _WIDTH / len(written)) for text in written}
-        return _Scale(name, lambda value: places[tell(value)], ticks)
+        choices, last = parameter.choices, len(parameter.choices) - 1
+        # By JSON, since a choice may be a list or a section.
+        places = {json.dumps(choice): place / last if last else 0.5 for place, choice in enumerate(choices)}
+        written = choices[:: -(-len(choices) // _MOST_TICKS)]
+        room = 0.9 * _WIDTH / len(written)
+        ticks = {places[json.dumps(choice)]: canvas.shorten(tell(choice), _SMALL, room) for choice in written}
+        return _Scale(name, lambda value: places[json.dumps(value)], ticks)
     low, high = parameter.low, parameter.high
     ends = {0.0: tell(low), 1.0: tell(high)}
     if parameter.log:
@@ -160,10 +162,10 @@ def _parameter_scale(name: str, parameter: Parameter) -> _Scale:
 
 
 def tell(value: ParamValue) -> str:
-    """Return a value of params.yaml as text, a number with four digits."""
+    """Return a value of params.yaml as text: a number with four digits, a section as {name: cosine}."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False).replace('"', "")
 
 
 def _objective_scale(objective: Objective, worst: float, best: float) -> _Scale:

@@ -117,8 +117,8 @@ def _commands(trial: Trial) -> list[str]:
 
 
 def _file(search_file: SearchFile) -> dict[str, str]:
-    rows = {name: str(getattr(search_file, name)) for name in ("sampler", "seed", "num_trials", "parallelism")}
-    rows |= {"objective": search_file.objective, "epoch": search_file.epoch, "num_seeds": str(search_file.num_seeds)}
+    shown = search_file.model_dump(exclude={"name", "parameters", "fixed", "confirm"}, exclude_unset=False)
+    rows = {name: tell(value) for name, value in shown.items()}
     rows |= {name: _range(each) for name, each in search_file.parameters.items()}
     rows |= {f"{name}, fixed": tell(value) for name, value in search_file.fixed.items()}
     return rows | ({"confirm.num_seeds": str(search_file.confirm.num_seeds)} if search_file.confirm else {})
