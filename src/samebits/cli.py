@@ -204,11 +204,9 @@ def search(file: Path, workers: int, report: str | None) -> int:
     for line in outcome.lines():
         print(line)
     if report:
-        import importlib
+        from samebits.reporting.search_page import search_page
 
-        search_page = importlib.import_module("samebits.reporting.search_page")
-        page = search_page.search_page(outcome.search, outcome.trials, outcome.confirmation)
-        atomic.write_text(Path(report), page)
+        atomic.write_text(Path(report), search_page(outcome.search, outcome.trials, outcome.confirmation))
         print(f"page: {report}")
     print(f"digest: {outcome.digest}")
     return 0

@@ -1,15 +1,20 @@
-"""What a search has done and what can be done now, by the tasks in its database."""
+"""What a search has done and what can be done now, by the tasks in its database.
 
-import importlib
+Imports no numpy: workers do, once they hold it to the same instructions on all processors.
+"""
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from samebits.search.database import Task
 from samebits.search.proposals import Proposals, Values, num_known
 from samebits.search.search_file import SearchFile
 from samebits.search.trials import Trial, winner
+
+if TYPE_CHECKING:
+    from samebits.search.confirmation import Confirmation
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,10 @@ class Agenda:
         best = winner(list(self.trials.values()), self.search.is_maximized)
         if len(self.trials) < self.search.num_trials or best is None or self.search.confirm is None:
             return {}
-        trainings = enumerate(_confirmation().trainings(self.search, best))
-        return {f"confirmation {place:04d}": (dict(values), seed) for place, (values, seed) in trainings}
+        from samebits.search.confirmation import trainings
+
+        found = enumerate(trainings(self.search, best))
+        return {f"confirmation {place:04d}": (dict(values), seed) for place, (values, seed) in found}
 
     @property
     def open_confirmations(self) -> list[str]:
@@ -67,15 +74,14 @@ class Agenda:
         """Whether nothing is left to do."""
         return len(self.trials) == self.search.num_trials and not self.open_confirmations
 
-    def confirm(self) -> Any:
+    def confirm(self) -> "Confirmation | None":
         """Compare the winner with the baseline, when nothing is left to do; None if there is nothing to compare."""
-        if not self.confirmations:
-            return None
-        module = _confirmation()
+        from samebits.search.confirmation import Measured, confirm
+
         results = [self.tasks[name].result or {} for name in self.confirmations]
         # `confirm` asks for the trainings in their order.
-        measured = iter([module.Measured(each["objective"], each["test_accuracy"]) for each in results])
-        return module.confirm(self.search, list(self.trials.values()), lambda values, seed: next(measured))
+        measured = iter([Measured(each["objective"], each["test_accuracy"]) for each in results])
+        return confirm(self.search, list(self.trials.values()), lambda values, seed: next(measured))
 
     @cached_property
     def proposals(self) -> Proposals:
@@ -89,7 +95,3 @@ class Agenda:
 
 def _name(number: int) -> str:
     return f"trial {number:06d}"
-
-
-def _confirmation() -> Any:
-    return importlib.import_module("samebits.search.confirmation")

@@ -4,16 +4,12 @@ Watanabe, Bansal and Hutter, PED-ANOVA: Efficiently Quantifying Hyperparameter I
 compares where the best trials lie with where all lie, draws nothing, and looks at one parameter at a time.
 """
 
-import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from samebits.search import proposals
 from samebits.search.objective import OBJECTIVES
-from samebits.search.search_file import Parameter, SearchFile
+from samebits.search.search_file import SearchFile
 from samebits.search.trials import Trial
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
 
 MIN_TRIALS = 10
 _BEST_SHARE = 0.1
@@ -27,26 +23,14 @@ def importances(search_file: SearchFile, trials: Sequence[Trial]) -> dict[str, f
 
     objective = OBJECTIVES[search_file.objective]
     ranked = objective.ranked(trials)
-    parameters = search_file.parameters
-    if len(ranked) < MIN_TRIALS or len(parameters) < 2:
+    if len(ranked) < MIN_TRIALS or len(search_file.parameters) < 2:
         return {}
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="minimize" if objective.is_lower_better else "maximize")
-    distributions = {name: _distribution(each) for name, each in parameters.items()}
+    distributions = {key: proposals.distribution(each) for key, each in search_file.parameters.items()}
     for trial, value in ranked:
-        # As text, since a choice may be a list or a section.
-        values = {name: json.dumps(each) if parameters[name].choices else each for name, each in trial.values.items()}
+        values = proposals.in_optuna(search_file, trial.values)
         study.add_trial(optuna.create_trial(params=values, distributions=distributions, value=value))
     evaluator = PedAnovaImportanceEvaluator(target_quantile=max(_BEST_SHARE, _MIN_BEST / len(ranked)))
     found = get_param_importances(study, evaluator=evaluator, params=sorted(distributions))
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _distribution(parameter: Parameter) -> "BaseDistribution":
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if parameter.choices is not None:
-        return CategoricalDistribution([json.dumps(choice) for choice in parameter.choices])
-    if parameter.is_integer:
-        return IntDistribution(parameter.low, parameter.high, parameter.log, parameter.step or 1)
-    return FloatDistribution(parameter.low, parameter.high, parameter.log, parameter.step)

@@ -55,7 +55,7 @@ def _propose(search: SearchFile, number: int, known: Sequence[Trial], pending: S
     from threadpoolctl import threadpool_limits
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space = {key: _distribution(parameter) for key, parameter in sorted(search.parameters.items())}
+    space = {key: distribution(parameter) for key, parameter in sorted(search.parameters.items())}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental, a range that its step does not divide
         study = optuna.create_study(
@@ -63,13 +63,13 @@ def _propose(search: SearchFile, number: int, known: Sequence[Trial], pending: S
         )
         worst = winner(known, not search.is_maximized)
         for trial in known:
-            params = _in_optuna(search, trial.values)
+            params = in_optuna(search, trial.values)
             # A sampler learns from what came out, also of a trial that was stopped; one that diverged counts as the worst.
             value = trial.objective if trial.objective is not None or worst is None else worst.objective
             state = TrialState.FAIL if value is None else TrialState.COMPLETE
             study.add_trial(create_trial(state=state, value=value, params=params, distributions=space))
         for values in pending:
-            params = _in_optuna(search, values)
+            params = in_optuna(search, values)
             study.add_trial(create_trial(state=TrialState.RUNNING, params=params, distributions=space))
         while len(study.get_trials(deepcopy=False)) < number:  # a grid is walked by the trials' numbers
             study.add_trial(create_trial(state=TrialState.FAIL))
@@ -82,7 +82,7 @@ def _sampler(search: SearchFile, number: int) -> "optuna.samplers.BaseSampler":
     from optuna import samplers
 
     if search.sampler == "grid":
-        grid = {key: _in_optuna_each(parameter, parameter.grid or []) for key, parameter in search.parameters.items()}
+        grid = {key: _in_optuna(parameter, parameter.grid or []) for key, parameter in search.parameters.items()}
         return samplers.GridSampler(grid, search.seed)
     seed = int.from_bytes(hashlib.sha256(f"{search.seed} {number}".encode()).digest()[:4], "big")
     match search.sampler:
@@ -93,21 +93,23 @@ def _sampler(search: SearchFile, number: int) -> "optuna.samplers.BaseSampler":
     return samplers.RandomSampler(seed)
 
 
-def _distribution(parameter: Parameter) -> "optuna.distributions.BaseDistribution":
+def distribution(parameter: Parameter) -> "optuna.distributions.BaseDistribution":
+    """Return what a parameter may be, as Optuna takes it."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if parameter.choices is not None:
-        return CategoricalDistribution(_in_optuna_each(parameter, parameter.choices))
+        return CategoricalDistribution(_in_optuna(parameter, parameter.choices))
     if parameter.is_integer:
         return IntDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step or 1)
     return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
 
 
-def _in_optuna(search: SearchFile, values: Values) -> dict[str, Any]:
-    return {key: _in_optuna_each(search.parameters[key], [value])[0] for key, value in values.items()}
+def in_optuna(search: SearchFile, values: Values) -> dict[str, Any]:
+    """Return the values of a trial as Optuna takes them."""
+    return {key: _in_optuna(search.parameters[key], [value])[0] for key, value in values.items()}
 
 
-def _in_optuna_each(parameter: Parameter, values: Sequence[ParamValue]) -> list[Any]:
+def _in_optuna(parameter: Parameter, values: Sequence[ParamValue]) -> list[Any]:
     """Return values as Optuna takes them: it has no choice that is a list or a section, so choices are JSON."""
     return list(values) if parameter.choices is None else [json.dumps(value, sort_keys=True) for value in values]
 

@@ -1,6 +1,5 @@
 """`samebits search`: start workers, show what they do, and tell what came out."""
 
-import importlib
 import json
 import os
 import signal
@@ -59,9 +58,9 @@ class Outcome:
         yield f"winner: {_line(self.search, best)}"
         yield f"its experiments: {', '.join(commit[:7] for commit in best.commits)}"
         if self.confirmation is not None:
-            yield from importlib.import_module("samebits.search.conclusion").sentences(
-                self.confirmation, len(self.trials)
-            )
+            from samebits.search import conclusion
+
+            yield from conclusion.sentences(self.confirmation, len(self.trials))
 
 
 def run(root: Path, path: Path, num_workers: int) -> Outcome:
