@@ -102,7 +102,7 @@ class LoadedResult:
         from samebits.data import prepared
 
         with self.revision.copied(paths.split("test")) as copy:
-            images = prepared.read_split(copy.parent, "test").images
+            images = prepared.look_at_split(copy.parent, "test").images
         return np.concatenate([self.normalization.pixels(part.numpy()) for part in images.split(1000)])
 
     def network(self, device: str = "cpu") -> "nn.Module":

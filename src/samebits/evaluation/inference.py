@@ -28,23 +28,33 @@ def predict_logits(
 
     `num_workers` mini-batches are computed at once, each as it would be alone, so their number changes no bit.
     """
+    batches = images.split(batch_size)
+    # Large tensors once for all mini-batches: between small ones that stay, glibc would not use their memory again.
+    buffers = [torch.empty(batches[0].shape, device=images.device) for _ in range(num_workers)]
 
     def compute(batch: torch.Tensor) -> torch.Tensor:
+        buffer = buffers.pop()
         # Both modes are of a thread, so each worker enters them.
         autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16")
         with torch.inference_mode(), autocast:
-            return _logits(network, batch.float(), test_time_augmentation)
+            logits = _logits(network, buffer[: len(batch)].copy_(batch), test_time_augmentation)
+        buffers.append(buffer)
+        return logits
 
     was_training = network.training
     network.eval()
-    batches = images.split(batch_size)
-    if num_workers == 1:
-        logits = list(map(compute, batches))
-    else:
-        with ThreadPoolExecutor(num_workers) as threads:
-            logits = list(threads.map(compute, batches))
+    first = compute(batches[0])
+    logits = torch.empty(len(images), first.shape[1], device=images.device)
+    parts = logits.split(batch_size)
+    parts[0].copy_(first)
+
+    def fill(position: int) -> None:
+        parts[position].copy_(compute(batches[position]))
+
+    with ThreadPoolExecutor(num_workers) as threads:
+        list(threads.map(fill, range(1, len(batches))))
     network.train(was_training)
-    return torch.cat(logits)
+    return logits
 
 
 def _logits(network: nn.Module, images: torch.Tensor, test_time_augmentation: str) -> torch.Tensor:

@@ -92,5 +92,5 @@ def _sentence(result: Predicted, measured: dict[str, Any]) -> str:
 
 def _test_images(result: Predicted) -> Pixels:
     with result.revision.copied(paths.split("test")) as copy:
-        split = prepared.read_split(copy.parent, "test")
+        split = prepared.look_at_split(copy.parent, "test")
     return lambda index: result.description.normalization.pixels(split.images[index : index + 1].numpy())[0]
