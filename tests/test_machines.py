@@ -184,7 +184,7 @@ def wait_for(condition: Callable[[], object], process: "subprocess.Popen[str]") 
 
 
 def end(process: "subprocess.Popen[str]") -> str:
-    return process.communicate(timeout=180)[0]
+    return process.communicate(timeout=900)[0]
 
 
 @pytest.mark.long
