@@ -256,7 +256,9 @@ def _failure(failures: "list[ProcessFailure]", number: int, logs: Path, shown: i
     ended = {failure.local_rank: failure.exitcode for failure in failures}
     if failed := [rank for rank, code in ended.items() if code > 0 and code != os.EX_TEMPFAIL]:
         if min(failed) >= shown:  # else it has said it
-            sys.stderr.write(next(logs.rglob(f"{failed[0]}/stderr.log")).read_text(errors="replace"))
+            lines = next(logs.rglob(f"{failed[0]}/stderr.log")).read_text(errors="replace").splitlines(keepends=True)
+            is_mistake = lines and lines[-1].startswith("error: ")  # gloo may have complained before it
+            sys.stderr.writelines(lines[-1:] if is_mistake else lines)
         sys.exit(ended[min(failed)])
     lost = [str(failure.message) for failure in failures if failure.exitcode == os.EX_TEMPFAIL]
     told = lost[0] if lost else "SIGTERM"

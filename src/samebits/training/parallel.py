@@ -106,8 +106,8 @@ def join(meeting_place: str, num_shards: int) -> Team:
     except RuntimeError as error:
         if time.monotonic() - began > CONNECT.total_seconds() and environment["GROUP_RANK"] != "0":
             raise UserError(
-                f"the processes of this machine and of the others do not reach each other ({str(error).splitlines()[0]}): "
-                "does a firewall let through all ports between them?"
+                "the processes of this machine and of the others do not reach each other within 2 minutes: does a firewall "
+                "let through all ports between them?"
             ) from None
         _leave(error)
     return Team(rank, num_computing(num_processes, num_shards), patient)
