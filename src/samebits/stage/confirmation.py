@@ -15,6 +15,7 @@ import psutil
 
 from samebits import atomic
 from samebits.atomic import Signature, signature
+from samebits.errors import listed
 from samebits.paths import LOCK
 from samebits.repository import cache, dvc_lock, git
 from samebits.repository.digests import file_md5
@@ -100,7 +101,7 @@ def _is_removed(inputs: Inputs, outputs: Mapping[str, str], ended: float) -> boo
     else:
         atomic.write_text(_LOCK, left)
     _say(
-        f"error: {', '.join(map(str, changes))} just when {inputs.stage} had ended, and DVC recorded that: the record is removed "
+        f"error: {listed(changes)} just when {inputs.stage} had ended, and DVC recorded that: the record is removed "
         "from dvc.lock and the run cache; run `dvc repro`"
     )
     return True

@@ -53,10 +53,10 @@ def start(inputs: Inputs, script: str) -> None:
         if sys.argv[1:2] == [rank.JOIN]:
             if not is_shared:
                 raise UserError(f"recipe {settings.recipe} trains in one process: see num_shards in docs/scale.md")
-            with _ended_by_signals(), _copies():
+            with _ended_by_signals():
                 _join(inputs, script, number, sys.argv[2], float(sys.argv[3]))
         elif number > 1 or (is_shared and os.environ.get(LISTEN)):
-            with _ended_by_signals(), _copies():
+            with _ended_by_signals():
                 _lead(inputs, script, number)
         else:
             if os.environ.get(LISTEN):
@@ -149,11 +149,12 @@ def _lead(inputs: Inputs, script: str, number: int) -> None:
     first = machines.First(store, address, terms, number, num_shards, points)
     restarts, before = 0, points()
     try:
-        while failure := _run(first, script, number, interface, str(address or ""), shown=1):
-            restarts, before = (restarts + 1 if points() == before else 1), points()
-            if restarts > MAX_RESTARTS or changes.since_start(inputs):
-                raise UserError(f"{failure.reason}: run `dvc repro`, which goes on from the last resume point")
-            print(f"note: {failure.reason}; starting again from the last resume point", file=sys.stderr)
+        with _copies():
+            while failure := _run(first, script, number, interface, str(address or ""), shown=1):
+                restarts, before = (restarts + 1 if points() == before else 1), points()
+                if restarts > MAX_RESTARTS or changes.since_start(inputs):
+                    raise UserError(f"{failure.reason}: run `dvc repro`, which goes on from the last resume point")
+                print(f"note: {failure.reason}; starting again from the last resume point", file=sys.stderr)
     finally:
         first.close()
 
@@ -189,18 +190,19 @@ def _help(address: "addresses.Address", terms: dict[str, dict[str, Any]], script
             f"this machine would compute other bits than the first one ({listed(differences)}): it needs the same commit, "
             "parameters, prepared data (`dvc repro prepare` or `dvc pull`) and kind of machine"
         )
-    joined.enter()
-    print(f"note: this machine helps {address} from its next resume point on", file=sys.stderr)
-    try:
-        while True:
-            failure = _run(joined, script, number, interface, str(address), shown=0)
-            if failure and failure.is_killed:
-                print(f"note: {failure.reason}; joining again", file=sys.stderr)
-                return
-    except addresses.LostError:
-        return
-    finally:
-        joined.leave()
+    with _copies():
+        joined.enter()
+        print(f"note: this machine helps {address} from its next resume point on", file=sys.stderr)
+        try:
+            while True:
+                failure = _run(joined, script, number, interface, str(address), shown=0)
+                if failure and failure.is_killed:
+                    print(f"note: {failure.reason}; joining again", file=sys.stderr)
+                    return
+        except addresses.LostError:
+            return
+        finally:
+            joined.leave()
 
 
 @dataclass(frozen=True)
