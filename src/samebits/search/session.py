@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
 from tqdm import tqdm
@@ -27,6 +27,9 @@ from samebits.search.search_file import SearchFile
 from samebits.search.trials import Trial, digest, winner
 from samebits.tracking import searches
 
+if TYPE_CHECKING:
+    from samebits.search.confirmation import Confirmation
+
 _POLL_SECONDS = 0.5
 _END_SECONDS = 20.0
 _MAX_DEATHS = 5  # of workers, one after the other without a trial that ended between
@@ -38,7 +41,7 @@ class Outcome:
 
     search: SearchFile
     trials: list[Trial]
-    confirmation: Any
+    confirmation: "Confirmation | None"
 
     @property
     def winner(self) -> Trial | None:
