@@ -54,7 +54,9 @@ def opened(repository: Repository, folder: Path, recipe: str) -> dict[str, set[s
     log = folder / "log"
     repository.edit(lambda values: values.update(recipe=recipe))
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
-    repository.run("dvc", "repro", "--force", PYTHONPATH=path, WATCH_LOG=str(log), PYTHONDONTWRITEBYTECODE="1")
+    # What Python has compiled before would be opened in place of the code.
+    compiled = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": str(folder / "none")}
+    repository.run("dvc", "repro", "--force", PYTHONPATH=path, WATCH_LOG=str(log), **compiled)
     files: dict[str, set[str]] = {}
     for line in log.read_text().splitlines():
         stage, path = line.split("\t")

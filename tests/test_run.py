@@ -175,7 +175,7 @@ def test_a_usage_mistake_is_one_line(command: tuple[str, ...], tmp_path: Path) -
 def test_help_names_every_command_and_what_it_does() -> None:
     output = Repository(PROJECT).run("samebits", "--help").stdout
     commands = dict(line.split(maxsplit=1) for line in output.partition("Commands:\n")[2].splitlines())
-    assert list(commands)[:3] == ["run", "verify", "check"] and {"compare", "predict", "register"} <= set(commands)
+    assert list(commands)[:3] == ["run", "join", "verify"] and {"compare", "predict", "register"} <= set(commands)
     assert all(text.endswith(".") and not text.endswith("...") for text in commands.values())
 
 

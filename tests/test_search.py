@@ -159,7 +159,7 @@ MISTAKES = {
     "the seed": ({"parameters": {"seed": [1, 2]}}, "cannot be chosen by a search"),
     "an endless grid": ({"sampler": "grid"}, "must be a list of choices or have a step"),
     "too small a grid": (
-        {"sampler": "grid", "parameters": {SCHEDULE: [None, {"name": "linear"}]}},
+        {"sampler": "grid", "num_trials": 3, "parameters": {SCHEDULE: [None, {"name": "linear"}]}},
         "must be at most 2, the size of the grid",
     ),
     "an unknown sampler": ({"sampler": "cmaes"}, "sampler is 'cmaes': must be 'tpe', 'random', 'grid' or 'gp'"),

@@ -115,7 +115,7 @@ def test_a_run_written_afterwards_is_the_one_that_was_logged_live(prepared: Repo
 
 NEW_PARAMETERS = """
 
-class Calibrate(_Section):
+class Calibrate(Section):
     temperature: float
 
 
