@@ -204,7 +204,7 @@ def compare(
     "--report", metavar="[PAGE]", is_flag=False, flag_value="search.html", help="Write a page about it: search.html."
 )
 def search(file: Path, workers: int, report: str | None) -> int:
-    """Search for good parameters: the same trials and winner each time."""
+    """Search for good parameters: each time the same winner."""
     from samebits.search import session
 
     if report:
