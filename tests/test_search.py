@@ -80,6 +80,7 @@ def trained(repository: Repository) -> int:
     return sum(log.read_text().count("Running stage 'train'") for log in logs)
 
 
+@pytest.mark.long
 def test_one_worker_two_workers_and_none(searchable: Repository, searchable_template: Path, tmp_path: Path) -> None:
     alone = searchable.run("samebits", "search", "search.yaml")
     trials = re.findall(r"^trial +(\d+): validation_accuracy 0\.\d{4}  \((.+)\)$", alone.stdout, re.MULTILINE)
