@@ -73,7 +73,7 @@ def run(root: Path, path: Path, num_workers: int) -> Outcome:
     """
     search = search_file.load(path)
     url = os.environ.get(ADDRESS) or f"sqlite:///{root / paths.SEARCHES}"
-    project = _project(root, path, is_shared=ADDRESS in os.environ)
+    project = _project(root, path, is_shared=bool(os.environ.get(ADDRESS)))
     search.require(project.settings, path.name)
     database = Database(url, project.search_sha256(search))
     if others := database.register(search.name):
@@ -141,7 +141,7 @@ class _Workers:
         self._search, self._project, self._url = search, project, url
         self._folder = project.root / paths.SCRATCH / "search" / "logs"
         self._folder.mkdir(parents=True, exist_ok=True)
-        for log in self._folder.iterdir():
+        for log in self._folder.glob("[0-9]*-*.log"):
             if not psutil.pid_exists(int(log.stem.partition("-")[0])):
                 log.unlink(missing_ok=True)
         self.running: dict[int, subprocess.Popen[bytes]] = {}
