@@ -17,7 +17,7 @@ from samebits.reporting.page_svg import FONT_SIZE, SIZE, page_style, svg
 from samebits.search.confirmation import Confirmation, mean_estimate
 from samebits.search.objective import Objective
 from samebits.search.search_file import Parameter, ParamValue
-from samebits.search.trials import Trial
+from samebits.search.trials import Trial, best_first
 from samebits.search.tuning_curve import Band
 
 _DASHES, _DOTS = (0, (4, 3)), (0, (1, 2))
@@ -35,7 +35,8 @@ def progress(objective: Objective, trials: Sequence[Trial], band: Band | None) -
     page = Figure(figsize=SIZE)
     axes = page.add_subplot()
     complete = {
-        trial.number: value for trial, value in sorted(objective.ranked(trials), key=lambda each: each[0].number)
+        trial.number: value
+        for trial, value in sorted(best_first(trials, not objective.is_lower_better), key=lambda each: each[0].number)
     }
     for number, value in complete.items():
         axes.plot(number, value, "o", color=BLUE, markersize=4, alpha=0.6, gid=f"progress-trial-{number}")
@@ -82,7 +83,7 @@ def parallel_coordinates(
     `names` are what the parameters are called.
     """
     scales = {name: _parameter_scale(names[name], each) for name, each in parameters.items()}
-    ranked = objective.ranked(trials)
+    ranked = best_first(trials, not objective.is_lower_better)
     rows = list(scales.values())
     if ranked:
         rows.append(_objective_scale(objective, ranked[-1][1], ranked[0][1]))

@@ -10,7 +10,7 @@ from samebits.search import conclusion, importance, tuning_curve
 from samebits.search.confirmation import Confirmation
 from samebits.search.objective import OBJECTIVES, Objective
 from samebits.search.search_file import Parameter, SearchFile
-from samebits.search.trials import Trial
+from samebits.search.trials import Trial, best_first
 from samebits.search.tuning_curve import Band
 
 _NUM_SHOWN = 12  # rows of the table of trials that are not folded away
@@ -20,7 +20,7 @@ def search_page(search_file: SearchFile, trials: Sequence[Trial], confirmation: 
     """Return the page of a search and of its confirmation, if there is one; equal input gives the same page."""
     objective = OBJECTIVES[search_file.objective]
     trials = sorted(trials, key=lambda trial: trial.number)
-    ranked = objective.ranked(trials)
+    ranked = best_first(trials, search_file.is_maximized)
     stopped = [trial for state in ("pruned", "failed") for trial in trials if trial.state == state]
     names = _short_names(list(search_file.parameters))
     table = _table(objective, [*(trial for trial, _ in ranked), *stopped], names)
@@ -73,7 +73,7 @@ def _counts(trials: Sequence[Trial]) -> str:
 
 def _band(search_file: SearchFile, objective: Objective, trials: Sequence[Trial]) -> Band | None:
     """Return the band of the best of independent trials; other samplers' trials are not independent."""
-    values = [value for _, value in objective.ranked(trials)]
+    values = [value for _, value in best_first(trials, search_file.is_maximized)]
     values += [objective.worst] * (len(trials) - len(values))
     if search_file.sampler != "random":
         return None

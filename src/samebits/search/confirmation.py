@@ -15,7 +15,7 @@ from samebits.comparison.seeds import Change
 from samebits.comparison.statistics import CONFIDENCE, Estimate
 from samebits.search.objective import OBJECTIVES, Objective
 from samebits.search.search_file import ParamValue, SearchFile
-from samebits.search.trials import Trial
+from samebits.search.trials import Trial, best_first
 
 
 class Measured(NamedTuple):
@@ -80,7 +80,7 @@ def confirm(search_file: SearchFile, trials: Sequence[Trial], measure: Measure) 
     Return None if no trial is complete, or the search file asks for no confirmation.
     """
     objective = OBJECTIVES[search_file.objective]
-    ranked = objective.ranked(trials)
+    ranked = best_first(trials, search_file.is_maximized)
     if not ranked or search_file.confirm is None:
         return None
     winner, searched = ranked[0]

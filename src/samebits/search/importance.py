@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from samebits.search import proposals
 from samebits.search.objective import OBJECTIVES
 from samebits.search.search_file import SearchFile
-from samebits.search.trials import Trial
+from samebits.search.trials import Trial, best_first
 
 MIN_TRIALS = 10
 _BEST_SHARE = 0.1
@@ -22,7 +22,7 @@ def importances(search_file: SearchFile, trials: Sequence[Trial]) -> dict[str, f
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     objective = OBJECTIVES[search_file.objective]
-    ranked = objective.ranked(trials)
+    ranked = best_first(trials, search_file.is_maximized)
     if len(ranked) < MIN_TRIALS or len(search_file.parameters) < 2:
         return {}
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -1,6 +1,5 @@
 """The numbers that a search can look for the best of: which way is better, and how they are told."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from samebits.comparison.verdict import ACCURACY, Quantity
@@ -11,10 +10,18 @@ from samebits.search.trials import Trial
 class Objective:
     """What a search improves. `support` bounds what it can be; `quantity` says how differences are told."""
 
-    name: str
-    is_lower_better: bool
     support: tuple[float, float]
     quantity: Quantity
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.quantity.name
+
+    @property
+    def is_lower_better(self) -> bool:
+        """Whether less is better: of loss, not of accuracy."""
+        return self.quantity.is_lower_better
 
     @property
     def worst(self) -> float:
@@ -36,20 +43,8 @@ class Objective:
         epochs = "1 epoch" if len(trial.history) == 1 else f"{len(trial.history)} epochs"
         return f"{trial.state} after {epochs}" if trial.history else trial.state
 
-    def ranked(self, trials: Sequence[Trial]) -> list[tuple[Trial, float]]:
-        """Return the complete trials with their objectives, the best first, equals in the order of their numbers."""
-        complete = [
-            (each, each.objective) for each in trials if each.state == "complete" and each.objective is not None
-        ]
-        sign = 1 if self.is_lower_better else -1
-        return sorted(complete, key=lambda each: (sign * each[1], each[0].number))
-
 
 OBJECTIVES = {
-    "validation_accuracy": Objective(
-        "validation accuracy", False, (0, 1), ACCURACY._replace(name="validation accuracy")
-    ),
-    "validation_loss": Objective(
-        "validation loss", True, (0, float("inf")), Quantity("validation loss", 1, 4, "", is_lower_better=True)
-    ),
+    "validation_accuracy": Objective((0, 1), ACCURACY._replace(name="validation accuracy")),
+    "validation_loss": Objective((0, float("inf")), Quantity("validation loss", 1, 4, "", is_lower_better=True)),
 }

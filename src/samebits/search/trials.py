@@ -26,11 +26,16 @@ class Trial:
     commits: tuple[str, ...] = ()
 
 
-def winner(trials: Sequence[Trial], is_maximized: bool) -> Trial | None:
-    """Return the complete trial with the best objective, the first of equal ones; None if none is complete."""
+def best_first(trials: Sequence[Trial], is_maximized: bool) -> list[tuple[Trial, float]]:
+    """Return the complete trials with their objectives, the best first, equals in the order of their numbers."""
+    complete = [(each, each.objective) for each in trials if each.state == "complete" and each.objective is not None]
     sign = -1 if is_maximized else 1
-    complete = [trial for trial in trials if trial.state == "complete" and trial.objective is not None]
-    return min(complete, key=lambda trial: (sign * (trial.objective or 0.0), trial.number), default=None)
+    return sorted(complete, key=lambda each: (sign * each[1], each[0].number))
+
+
+def winner(trials: Sequence[Trial], is_maximized: bool) -> Trial | None:
+    """Return the first of the best trials; None if none is complete."""
+    return next((trial for trial, _ in best_first(trials, is_maximized)), None)
 
 
 def digest(trials: Sequence[Trial], winner: Trial | None) -> str:
