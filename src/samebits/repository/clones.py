@@ -1,4 +1,4 @@
-"""Clean temporary clones, isolated from the user's workspace, cache, settings and tracking."""
+"""Clones: clean temporary ones, isolated from the user's workspace, cache, settings and tracking, and what makes any other."""
 
 import os
 import shutil
@@ -55,20 +55,31 @@ def clean(repository: Path, commit: str, num_bytes: int, variables: Mapping[str,
             )
         clone = Clone(folder / "samebits", {**_environment(folder), **variables})
         failure = f"the revision could not be cloned into {folder}: "
-        # Sharing objects copies nothing and reaches commits that no branch holds, such as experiments; no user's hook runs.
-        options = ("--quiet", "--shared", "--no-checkout", "--config", f"core.hooksPath={os.devnull}")
-        clone.root.mkdir()
-        _git(clone, failure, "clone", *options, "--", str(repository), ".")
-        _git(clone, failure, "checkout", "--quiet", "--detach", commit)
+        make(repository, commit, clone.root, clone.environment, failure)
         (clone.root / ".dvc" / "config.local").write_text(_SETTINGS, encoding="utf-8")
         yield clone
+
+
+def make(repository: Path, commit: str, root: Path, environment: Mapping[str, str], failure: str = "") -> None:
+    """Make the folder `root` a clone of `repository` at `commit`. Raises UserError, which begins with `failure`, if that fails."""
+    # Sharing objects copies nothing and reaches commits that no branch holds, such as experiments; no user's hook runs.
+    options = ("--quiet", "--shared", "--no-checkout", "--config", f"core.hooksPath={os.devnull}")
+    root.mkdir()
+    run_git(root, environment, failure, "clone", *options, "--", str(repository), ".")
+    run_git(root, environment, failure, "checkout", "--quiet", "--detach", commit)
+
+
+def outside_of_hooks() -> dict[str, str]:
+    """Return the environment without what a git hook would set, so that git in a clone works on the clone."""
+    return {name: value for name, value in os.environ.items() if name not in _GIT_VARIABLES}
 
 
 def apply(clone: Clone, patch: bytes) -> list[str]:
     """Apply a patch of `git.diff` to a clone; return the files that it changes. Raises UserError if it does not fit."""
     # In the index too: git would not see a change of the same second that leaves a file's size as it was.
     options = ("--index", "--whitespace=nowarn", "--apply", "--numstat", "-z", "-")
-    listed = _git(clone, "the recorded changes cannot be applied: ", "apply", *options, given=patch)
+    failure = "the recorded changes cannot be applied: "
+    listed = run_git(clone.root, clone.environment, failure, "apply", *options, given=patch)
     return [line.split("\t", 2)[2] for line in listed.split("\0") if line]
 
 
@@ -81,11 +92,7 @@ def keep(clone: Clone, target: Path, cache: Path) -> None:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("DVC_", "MLFLOW_")) and name not in _GIT_VARIABLES
-    }
+    kept = {name: value for name, value in outside_of_hooks().items() if not name.startswith(("DVC_", "MLFLOW_"))}
     own = {"TMPDIR": folder / "tmp"} | {
         f"DVC_{name}_DIR": folder / name.lower() for name in ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG")
     }
@@ -94,10 +101,12 @@ def _environment(folder: Path) -> dict[str, str]:
     return kept | {name: str(path) for name, path in own.items()}
 
 
-def _git(clone: Clone, failure: str, *arguments: str, given: bytes = b"") -> str:
-    done = subprocess.run(["git", *arguments], cwd=clone.root, env=clone.environment, input=given, capture_output=True)
+def run_git(folder: Path, environment: Mapping[str, str], failure: str, *arguments: str, given: bytes = b"") -> str:
+    """Return what a git command prints. Raises UserError, git's reason after `failure`, if it fails."""
+    done = subprocess.run(["git", *arguments], cwd=folder, env=environment, input=given, capture_output=True)
     if done.returncode != 0:
-        raise UserError(failure + printable(" ".join(done.stderr.decode(errors="replace").split())))
+        reason = " ".join(done.stderr.decode(errors="replace").split()) or "without a reason"
+        raise UserError(failure + printable(reason))
     return done.stdout.decode(errors="replace")
 
 

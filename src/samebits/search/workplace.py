@@ -1,8 +1,6 @@
 """Where a worker of a search runs trainings: a clone of its own below `.samebits`, which shares git's objects and DVC's cache."""
 
-import os
 import shutil
-import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,9 +10,8 @@ import psutil
 from filelock import FileLock, Timeout
 
 from samebits import paths
-from samebits.errors import UserError, printable
 from samebits.repository import cache as caches
-from samebits.repository import dvc_command
+from samebits.repository import clones, dvc_command
 
 _END_SECONDS = 10
 
@@ -59,20 +56,14 @@ def _remove(lock: Path) -> None:
 
 def clone(root: Path, commit: str, folder: Path) -> None:
     """Make `folder` a clone of the repository in `root` at a commit. Raises UserError if that fails."""
-    options = ("--quiet", "--shared", "--no-checkout", "--config", f"core.hooksPath={os.devnull}")
-    run_git(root, "clone", *options, "--", str(root), str(folder))
+    clones.make(root, commit, folder, clones.outside_of_hooks(), f"{folder} cannot be made a clone: ")
     for key in ("user.name", "user.email"):
         if value := run_git(root, "config", "--default", "", "--get", key):
             run_git(folder, "config", key, value)
-    run_git(folder, "checkout", "--quiet", "--detach", commit)
     dvc_command.use_cache(folder, caches.of(root).root)
 
 
 def run_git(folder: Path, *arguments: str) -> str:
     """Return what a git command prints. Raises UserError, with git's reason, if it fails."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_INDEX_FILE")}
-    done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        reason = " ".join(done.stderr.split()) or "without a reason"
-        raise UserError(f"git {arguments[0]} fails in {folder}: {printable(reason)}")
-    return done.stdout.strip()
+    failure = f"git {arguments[0]} fails in {folder}: "
+    return clones.run_git(folder, clones.outside_of_hooks(), failure, *arguments).strip()
