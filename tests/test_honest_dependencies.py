@@ -37,7 +37,17 @@ EXEMPT = (
     *("src/samebits/params.py", "src/samebits/parts.py", "src/samebits/quantities.py", "src/samebits/paths.py"),
     *(
         f"src/samebits/stage/{name}.py"
-        for name in ("inputs", "changes", "records", "confirmation", "rank", "workers", "machines", "addresses")
+        for name in (
+            "inputs",
+            "changes",
+            "records",
+            "confirmation",
+            "rank",
+            "workers",
+            "launching",
+            "machines",
+            "addresses",
+        )
     ),
     *(".samebits/", ".git/", "params.yaml"),
 )

@@ -5,42 +5,34 @@ what the others print is kept, and shown if it says why they failed.
 """
 
 import json
-import logging
 import os
-import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samebits import core_locks, paths, portability
 from samebits.errors import UserError, as_one_line, listed
 from samebits.repository import dvc_lock
-from samebits.stage import changes, rank
+from samebits.stage import changes, launching, rank
 from samebits.stage.inputs import Inputs
-from samebits.stage.rank import COPIES, WORKER, is_first, is_worker
+from samebits.stage.rank import COPIES, is_first, is_worker
 
 if TYPE_CHECKING:
-    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
-    from torch.distributed.elastic.rendezvous import RendezvousHandler
-
     from samebits import params
     from samebits.stage import addresses
 
 MAX_RESTARTS = 3  # in a row without a new resume point
 LISTEN = "SAMEBITS_LISTEN"
-_POLL_SECONDS = 0.1
 
 
 def start(inputs: Inputs, script: str) -> None:
     """Start the processes of the stage, wait for them, and end with them; return in a worker, and if one process is enough."""
     if is_worker():
-        _follow_parent()
+        launching.follow_parent()
         if not is_first():
             os.environ.pop("DVC_STAGE", None)  # what DVC records is the business of the first
         return
@@ -53,10 +45,10 @@ def start(inputs: Inputs, script: str) -> None:
         if sys.argv[1:2] == [rank.JOIN]:
             if not is_shared:
                 raise UserError(f"recipe {settings.recipe} trains in one process: see num_shards in docs/scale.md")
-            with _ended_by_signals():
+            with launching.ended_by_signals():
                 _join(inputs, script, number, sys.argv[2], float(sys.argv[3]))
         elif number > 1 or (is_shared and os.environ.get(LISTEN)):
-            with _ended_by_signals():
+            with launching.ended_by_signals():
                 _lead(inputs, script, number)
         else:
             if os.environ.get(LISTEN):
@@ -150,7 +142,7 @@ def _lead(inputs: Inputs, script: str, number: int) -> None:
     restarts, before = 0, points()
     try:
         with _copies():
-            while failure := _run(first, script, number, interface, str(address or ""), shown=1):
+            while failure := launching.run(first, script, number, interface, str(address or ""), shown=1):
                 restarts, before = (restarts + 1 if points() == before else 1), points()
                 if restarts > MAX_RESTARTS or changes.since_start(inputs):
                     raise UserError(f"{failure.reason}: run `dvc repro`, which goes on from the last resume point")
@@ -195,7 +187,7 @@ def _help(address: "addresses.Address", terms: dict[str, dict[str, Any]], script
         print(f"note: this machine helps {address} from its next resume point on", file=sys.stderr)
         try:
             while True:
-                failure = _run(joined, script, number, interface, str(address), shown=0)
+                failure = launching.run(joined, script, number, interface, str(address), shown=0)
                 if failure and failure.is_killed:
                     print(f"note: {failure.reason}; joining again", file=sys.stderr)
                     return
@@ -203,80 +195,3 @@ def _help(address: "addresses.Address", terms: dict[str, dict[str, Any]], script
             return
         finally:
             joined.leave()
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why processes have to start again; `is_killed` if one of this machine was killed."""
-
-    reason: str
-    is_killed: bool = False
-
-
-def _run(
-    machine: "RendezvousHandler", script: str, number: int, interface: str | None, meeting_place: str, shown: int
-) -> Failure | None:
-    """Run the processes of this machine, of which the first `shown` print what they print; return why they have failed, if so."""
-    os.environ[rank.LAUNCHER] = str(os.getpid())
-    if interface:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-
-    from torch.distributed import DistError
-    from torch.distributed.elastic.agent.server.api import WorkerSpec
-    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
-
-    logging.disable()  # the agent's own account of what happens: it is said here
-    with tempfile.TemporaryDirectory(prefix="samebits-") as logs:
-        arguments = (script, WORKER, meeting_place or f"{logs}/store")
-        # No restarts: a mistake of the user or a bug would only come again.
-        spec = WorkerSpec("train", number, machine, entrypoint=sys.executable, args=arguments, max_restarts=0)
-        redirects = dict.fromkeys(range(shown, number), Std.ALL)
-        agent = LocalElasticAgent(spec, DefaultLogsSpecs(logs, redirects=redirects), exit_barrier_timeout=_POLL_SECONDS)
-        try:
-            result = agent.run()
-            return _failure(list(result.failures.values()), number, Path(logs), shown) if result.is_failed() else None
-        except DistError:
-            return Failure("a machine no longer answers")
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let a signal end this process, as the agent's handlers, which stay, do not."""
-    from torch.distributed.elastic.multiprocessing import SignalException
-
-    try:
-        yield
-    except SignalException as error:
-        if error.sigval == signal.SIGINT:
-            raise KeyboardInterrupt from None
-        sys.exit(128 + error.sigval)
-
-
-def _failure(failures: "list[ProcessFailure]", number: int, logs: Path, shown: int) -> Failure:
-    """Return which workers were killed or did not answer. Exit with 1, saying why, if one has failed by itself."""
-    ended = {failure.local_rank: failure.exitcode for failure in failures}
-    if failed := [rank for rank, code in ended.items() if code > 0 and code != os.EX_TEMPFAIL]:
-        if min(failed) >= shown:  # else it has said it
-            lines = next(logs.rglob(f"{failed[0]}/stderr.log")).read_text(errors="replace").splitlines(keepends=True)
-            is_mistake = lines and lines[-1].startswith("error: ")  # gloo may have complained before it
-            sys.stderr.writelines(lines[-1:] if is_mistake else lines)
-        sys.exit(ended[min(failed)])
-    lost = [str(failure.message) for failure in failures if failure.exitcode == os.EX_TEMPFAIL]
-    told = lost[0] if lost else "SIGTERM"
-    # The agent ends the others by SIGTERM when one has ended, and one that does not react by SIGKILL.
-    killed = [rank for rank, code in ended.items() if code not in (os.EX_TEMPFAIL, -signal.SIGTERM)]
-    if killed and "Timed out" not in told:
-        return Failure(f"training process {killed[0] + 1} of {number} was killed (signal {-ended[killed[0]]})", True)
-    return Failure(f"a training process ended or does not answer ({told.splitlines()[0]})")
-
-
-def _follow_parent() -> None:
-    """Let this process end with the launcher, also if that is killed; by Linux's means."""
-    from torch.multiprocessing import _prctl_pr_set_pdeathsig  # type: ignore[attr-defined]
-
-    _prctl_pr_set_pdeathsig(signal.SIGTERM)
-    try:
-        os.kill(int(os.environ[rank.LAUNCHER]), 0)
-    except ProcessLookupError:  # it was killed before
-        sys.exit(os.EX_TEMPFAIL)
