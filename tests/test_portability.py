@@ -10,7 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from samebits import params, portability
 from samebits.errors import UserError
@@ -20,7 +22,7 @@ from tests.conftest import PROJECT, Repository, require_program
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="the promise is for x86-64 processors")
 PROCESSORS = ("Haswell", "Skylake-Client", "EPYC-Rome")  # Intel 2013 and 2015, AMD 2019
 SETTINGS = params.load(PROJECT / "params.yaml")
-PORTABLE = [name for name, recipe in SETTINGS.recipes.items() if recipe.determinism == "portable"]
+LARGE = ("resnet", "speed")  # minutes for a step, if they are emulated
 LIMITS = {
     "ATEN_CPU_CAPABILITY": "default",
     "DNNL_MAX_CPU_ISA": "SSE41",
@@ -52,11 +54,15 @@ def emulated(processor: str, folder: Path) -> Path:
 
 
 def shrink(values: dict, recipe: str) -> None:
+    """Make a recipe portable, and a matter of seconds."""
     values["recipe"] = recipe
     values["data"]["shapes"].update(num_train=40, num_test=20)
-    values["recipes"][recipe]["train"].update(
-        batch_size=min(4, values["recipes"][recipe]["train"]["batch_size"]), report_every_steps=5
-    )
+    settings = values["recipes"][recipe]
+    settings["determinism"] = "portable"
+    settings["train"].update(batch_size=min(4, settings["train"]["batch_size"]), report_every_steps=5, num_threads=1)
+    settings["evaluate"]["num_threads"] = 1
+    if recipe in LARGE:
+        values["data"]["shapes"].update(num_train=8, num_test=8)
 
 
 @pytest.fixture
@@ -126,8 +132,23 @@ def test_a_portable_result_is_made_on_the_cpu(small: Repository) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("small", PORTABLE, indirect=True)
+@pytest.mark.parametrize("small", SETTINGS.recipes, indirect=True)
 def test_every_processor_records_the_same_result(small: Repository, tmp_path: Path) -> None:
+    usual = run_again(small)
+    for processor in PROCESSORS:
+        assert run_again(small, PATH=str(emulated(processor, tmp_path))) == usual, processor
+
+
+@pytest.mark.long
+def test_every_processor_resizes_the_same(small: Repository, tmp_path: Path) -> None:
+    """Photographs of other sizes and formats, as a folder holds them."""
+    generator = np.random.default_rng(0)
+    for place, suffix in enumerate(("png", "jpg", "jpg", "png") * 4):
+        path = tmp_path / f"images/{'train' if place < 12 else 'test'}/{'ab'[place % 2]}/{place}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (30 + 7 * place, 90 - place, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((120, 70 + place)).save(path)
+    small.edit(lambda values: values["data"].update(source="folder", path=str(tmp_path / "images")))
     usual = run_again(small)
     for processor in PROCESSORS:
         assert run_again(small, PATH=str(emulated(processor, tmp_path))) == usual, processor
