@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
-from samebits.repository import dvc_lock, git
+from samebits.repository import cache, dvc_lock, git
 from samebits.repository.digests import md5_of
 from samebits.tracking import open_store
 from tests import remotes
@@ -246,8 +247,17 @@ def test_a_false_record_from_a_colleague_is_found_by_name(done: Repository, tmp_
     assert run.data.tags["samebits.checkpoint_md5"] == recorded
 
 
-def in_the_gap(repository: Repository, folder: Path, stage: str, edit: Callable[[], object]) -> str:
-    """Run the pipeline with a DVC that waits at the end of `stage`, and edit then; return what is said."""
+def in_the_gap(
+    repository: Repository,
+    folder: Path,
+    stage: str,
+    edit: Callable[[], object],
+    after: Callable[[], object] | None = None,
+) -> str:
+    """Run the pipeline with a DVC that waits at the end of `stage`, and edit then; return what is said.
+
+    `after` is called when DVC has ended.
+    """
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(SLOW_DVC)
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
@@ -266,6 +276,9 @@ def in_the_gap(repository: Repository, folder: Path, stage: str, edit: Callable[
             time.sleep(0.01)
         edit()
         (repository.root / "gap").unlink()
+        if after:
+            process.wait(timeout=120)
+            after()
         return process.communicate(timeout=120)[0]
 
 
@@ -298,6 +311,48 @@ def test_an_output_that_is_edited_before_it_is_recorded_is_taken_back(prepared: 
     assert "data/model/history.csv" in output and "the record is removed" in output
     assert "train" in prepared.repro("train")
     assert len(history.read_text().splitlines()) == 3
+
+
+def test_a_false_record_is_removed_though_the_stage_has_been_recorded_again(
+    prepared: Repository, tmp_path: Path
+) -> None:
+    """On a machine so busy that the process which confirms the record comes to it late."""
+    late: list[psutil.Process] = []
+    params = prepared.root / "params.yaml"
+    before = params.read_bytes()
+
+    def edit() -> None:
+        late.extend(left_behind(prepared.root, "train"))
+        for process in late:
+            process.suspend()
+        prepared.edit(lambda values: values["recipes"]["lab"]["train"]["optimizer"].update(learning_rate=0.01))
+
+    def record_again() -> None:
+        params.write_bytes(before)
+        assert prepared.repro("train") == ["train"]
+        for process in late:
+            process.resume()
+
+    output = in_the_gap(prepared, tmp_path / "slow", "train", edit, record_again)
+    assert len(late) == 1 and "just when train had ended, and DVC recorded that" in output
+    assert prepared.repro("train") == []  # the true record stays
+    records = [
+        record.params
+        for path in cache.of(prepared.root).records()
+        for record in dvc_lock.read(path.read_bytes(), path.name).stages.values()
+    ]
+    rates = [params["recipes.lab.train"]["optimizer"]["learning_rate"] for params in records if "seed" in params]
+    assert rates == [0.001]
+
+
+def left_behind(root: Path, stage: str) -> list[psutil.Process]:
+    """Return the processes that wait until DVC has recorded the stage."""
+    found = [each.info for each in psutil.process_iter(["cwd", "cmdline", "pid"])]
+    return [
+        psutil.Process(each["pid"])
+        for each in found
+        if each["cwd"] == str(root) and (each["cmdline"] or [])[-1:] == [f"stages/{stage}.py"]
+    ]
 
 
 def test_a_git_that_fails_costs_a_warning_and_no_false_origin(prepared: Repository) -> None:

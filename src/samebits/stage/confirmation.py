@@ -46,8 +46,8 @@ def leave_behind(inputs: Inputs, outputs: Mapping[str, str]) -> None:
     try:
         os.setsid()  # Ctrl-C and the end of the terminal are meant for DVC
         is_wrong = False
-        for _ in _writes(dvc, before):
-            is_wrong = _is_removed(inputs, outputs, ended) or is_wrong
+        for has_ended in _writes(dvc, before):
+            is_wrong = _is_removed(inputs, outputs, ended, has_ended) or is_wrong
             if not is_wrong:  # else wait for the end: DVC may have read the file before, and write the same again
                 break
         if is_wrong:
@@ -70,41 +70,61 @@ def _dvc() -> psutil.Process:
     return parents[0]
 
 
-def _writes(dvc: psutil.Process, before: Signature) -> Iterator[None]:
-    """Yield whenever dvc.lock was written and is complete (DVC writes it in place), until DVC has ended."""
+def _writes(dvc: psutil.Process, before: Signature) -> Iterator[bool]:
+    """Yield whenever dvc.lock was written and is complete (DVC writes it in place), and when DVC has ended: whether it has."""
     last, since, is_last = before, 0.0, False
     while not is_last:
         is_last = not dvc.is_running() or dvc.status() == psutil.STATUS_ZOMBIE
         if (now := signature(_LOCK)) != last:
             last, since = now, time.monotonic()
-        if now not in (None, before) and (is_last or time.monotonic() - since > _WHOLE_SECONDS):
-            yield
+        if is_last or (now not in (None, before) and time.monotonic() - since > _WHOLE_SECONDS):
+            yield is_last
             before = last = signature(_LOCK)
         time.sleep(_POLL_SECONDS)
 
 
-def _is_removed(inputs: Inputs, outputs: Mapping[str, str], ended: float) -> bool:
-    """Remove the record of the stage if it differs from what ran; tell whether it did."""
-    content = _LOCK.read_bytes()
+def _is_removed(inputs: Inputs, outputs: Mapping[str, str], ended: float, has_dvc_ended: bool) -> bool:
+    """Remove what DVC has recorded of the stage if it differs from what ran; tell whether it did.
+
+    If DVC has ended, another command may have written dvc.lock anew since: the run cache is searched for itself then.
+    """
+    content = _LOCK.read_bytes() if _LOCK.exists() else b""
     recorded = dvc_lock.read(content, LOCK).stages.get(inputs.stage)
-    if recorded is None or not (changes := misrecorded(inputs, recorded, outputs)):
+    changes = misrecorded(inputs, recorded, outputs) if recorded else []
+    is_locked = bool(changes)
+    for path in cache.of(Path.cwd()).records() if is_locked or has_dvc_ended else ():
+        if path.stat().st_mtime < ended - 1:
+            continue
+        (cached,) = dvc_lock.read(path.read_bytes(), path.name).stages.values()
+        if recorded and (cached.dependencies, cached.params) == (recorded.dependencies, recorded.params):
+            is_wrong = is_locked
+        elif is_wrong := _has_written(cached, outputs) and bool(found := misrecorded(inputs, cached, outputs)):
+            changes = changes or found
+        if is_wrong:
+            cache.remove_record(path)
+    if not changes:
         return False
-    for path in cache.of(Path.cwd()).records():
-        if path.stat().st_mtime >= ended - 1:
-            (cached,) = dvc_lock.read(path.read_bytes(), path.name).stages.values()
-            if (cached.dependencies, cached.params) == (recorded.dependencies, recorded.params):
-                cache.remove_record(path)
-    stage = re.escape(inputs.stage)
-    left = re.sub(rf"^  {stage}:\n(?:    .*\n)+", "", content.decode(), flags=re.MULTILINE)
-    if left.rstrip().endswith("stages:"):
-        _LOCK.unlink()
-    else:
-        atomic.write_text(_LOCK, left)
+    if is_locked:
+        _remove_from_lock(inputs.stage, content.decode())
     _say(
         f"error: {listed(changes)} just when {inputs.stage} had ended, and DVC recorded that: the record is removed "
         "from dvc.lock and the run cache; run `dvc repro`"
     )
     return True
+
+
+def _has_written(cached: dvc_lock.Stage, outputs: Mapping[str, str]) -> bool:
+    """Tell whether a record of the run cache has the outputs that the stage wrote."""
+    hashes = {output.path: output.md5 for output in cached.outputs if output.path in outputs}
+    return bool(hashes) and all(outputs[path] == md5 for path, md5 in hashes.items())
+
+
+def _remove_from_lock(stage: str, content: str) -> None:
+    left = re.sub(rf"^  {re.escape(stage)}:\n(?:    .*\n)+", "", content, flags=re.MULTILINE)
+    if left.rstrip().endswith("stages:"):
+        _LOCK.unlink()
+    else:
+        atomic.write_text(_LOCK, left)
 
 
 def _remove_experiment(inputs: Inputs, outputs: Mapping[str, str]) -> None:
