@@ -80,12 +80,12 @@ class Repository:
         assert not ok or done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def start(self, *command: str, is_warm: bool = False) -> "subprocess.Popen[str]":
+    def start(self, *command: str, is_warm: bool = False, **environment: str) -> "subprocess.Popen[str]":
         """Start a command in a process group of its own; its output is text on one pipe."""
         return subprocess.Popen(
             command,
             cwd=self.root,
-            env=self.environment_of(command) if is_warm else self.environment(),
+            env=(self.environment_of(command) if is_warm else self.environment()) | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

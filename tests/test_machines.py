@@ -336,7 +336,7 @@ def refusal(repository: Repository, address: str) -> str:
 def test_a_machine_whose_bits_would_be_others_is_refused_by_name(pair: tuple[Repository, Repository]) -> None:
     first, other = pair
     address = f"127.0.0.1:{free_port()}"
-    training = first.start("env", f"SAMEBITS_LISTEN={address}", "python", "stages/train.py")
+    training = first.start("python", "stages/train.py", SAMEBITS_LISTEN=address)
     try:
         assert wait_until(lambda: bool(points(first)), training, 120), training.communicate()[0]
         other.edit(lambda values: values.update(seed=1, num_processes=2, checkpoint_every_seconds=5))

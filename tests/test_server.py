@@ -49,9 +49,7 @@ def test_two_clones_log_to_one_server_and_a_killed_server_costs_no_result(
     # A result of each.
     for seed, repository in ((1, done), (2, second)):
         repository.edit(lambda values, seed=seed: values.update(seed=seed))  # type: ignore[misc]
-    both = [
-        repository.start("env", f"MLFLOW_TRACKING_URI={server.uri}", "dvc", "repro") for repository in (done, second)
-    ]
+    both = [repository.start("dvc", "repro", is_warm=True, **uri) for repository in (done, second)]
     for process in both:
         output, _ = process.communicate(timeout=600)
         assert process.returncode == 0 and "warning" not in output, output
@@ -65,7 +63,7 @@ def test_two_clones_log_to_one_server_and_a_killed_server_costs_no_result(
     # The server dies while it trains.
     done.edit(lambda values: values.update(seed=3))
     done.edit(lambda values: values["recipes"]["lab"]["train"].update(num_epochs=30))
-    process = done.start("env", f"MLFLOW_TRACKING_URI={server.uri}", "dvc", "repro")
+    process = done.start("dvc", "repro", is_warm=True, **uri)
     deadline = time.monotonic() + 300
     while "3" not in runs():
         assert time.monotonic() < deadline and process.poll() is None
