@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from samebits.errors import UserError
 from samebits.processes import is_alive, numbered_in
-from samebits.tracking.store import short, without_password
+from samebits.tracking.store import without_password
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection
+    from sqlalchemy.exc import DBAPIError
 
 ADDRESS = "SAMEBITS_SEARCH_DATABASE"  # variable that names a database for several machines
 LEASE_SECONDS = 60.0  # after which others take over the work of a worker that is heard of no more
@@ -187,13 +188,15 @@ class Database:
             except DBAPIError as error:
                 if self._engine.dialect.name == "sqlite" and not isinstance(error, OperationalError):
                     remedy = "remove it and start again: trials that have ended are found again"
-                    raise UserError(f"{self._shown} cannot be used ({short(error)}): {remedy}") from None
+                    raise UserError(f"{self._shown} cannot be used ({_reason(error)}): {remedy}") from None
                 if self._create_tables():
                     continue
                 if time.monotonic() > deadline:
-                    raise UserError(f"the database {self._shown} does not answer: {short(error)}") from None
+                    raise UserError(f"the database {self._shown} does not answer: {_reason(error)}") from None
                 if not is_told:
-                    print(f"note: waiting for the database {self._shown} ({short(error)})", file=sys.stderr, flush=True)
+                    print(
+                        f"note: waiting for the database {self._shown} ({_reason(error)})", file=sys.stderr, flush=True
+                    )
                     is_told = True
                 time.sleep(_POLL_SECONDS)
 
@@ -209,6 +212,11 @@ class Database:
         except DBAPIError:
             return False  # it does not answer, or another worker creates them at this moment
         return True
+
+
+def _reason(error: "DBAPIError") -> str:
+    """Return what the driver of the database says, on one line."""
+    return without_password((str(error.orig).splitlines() or [type(error).__name__])[0])
 
 
 def _may_be_alive(owner: str) -> bool:
