@@ -157,7 +157,7 @@ def test_what_does_not_concern_a_training_is_edited_freely(longer: Repository) -
     assert run.data.tags["samebits.commit"] == code_before
 
 
-@pytest.mark.parametrize("what", ["checkout", "prepared data"])
+@pytest.mark.parametrize("what", ["checkout", pytest.param("prepared data", marks=pytest.mark.long)])
 def test_git_and_data_are_watched_too(longer: Repository, what: str) -> None:
     longer.run("git", "checkout", "--quiet", "-b", "other")
     change_code(longer)
@@ -289,7 +289,7 @@ GAPS = {
 }
 
 
-@pytest.mark.parametrize("stage", GAPS)
+@pytest.mark.parametrize("stage", [pytest.param(each, marks=[pytest.mark.long] * (each != "train")) for each in GAPS])
 def test_an_edit_between_the_end_of_a_stage_and_its_record_is_taken_back(
     stage: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -91,7 +91,8 @@ def test_values_are_what_the_file_allows(sampler: str) -> None:
 
 def test_seed_and_results_change_proposals() -> None:
     def values(file: SearchFile) -> list[dict[str, Any]]:
-        return [run(file, 1, 0)[number].values for number in range(file.num_trials)]
+        trials = run(file, 1, 0)
+        return [trials[number].values for number in range(file.num_trials)]
 
     tpe = values(search("tpe"))
     assert values(search("tpe", seed=4)) != tpe
