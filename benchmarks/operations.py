@@ -8,6 +8,7 @@ step as two sizes of mini-batch tell. A multiply-add is two operations, as in th
 
 import math
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -37,7 +38,7 @@ def of_steps(recipe: params.Recipe, batch_size: int) -> list[int]:
             lambda *_: None,
             lambda *_: until.append(counter.get_total_flops()),
         )
-    return [after - before for before, after in zip([0, *until], until, strict=False)]
+    return [after - before for before, after in pairwise([0, *until])]
 
 
 def of_epochs(recipe: params.Recipe) -> list[float]:
@@ -56,11 +57,11 @@ def main() -> None:
     recipes = params.load(Path("params.yaml")).recipes
     if unknown := set(sys.argv[1:]) - recipes.keys():
         sys.exit(f"no recipe is called {', '.join(sorted(unknown))}: there are {', '.join(recipes)}")
+    runtime.make_deterministic(torch.get_num_threads())
     print(
         "| recipe | epochs | 10^15 operations | of the first epoch | of the last |\n|---|---|---|---|---|", flush=True
     )
     for name in sys.argv[1:] or recipes:
-        runtime.make_deterministic(torch.get_num_threads())
         epochs = [operations / 1e15 for operations in of_epochs(recipes[name])]
         print(f"| {name} | {len(epochs)} | {sum(epochs):.4g} | {epochs[0]:.4g} | {epochs[-1]:.4g} |", flush=True)
 

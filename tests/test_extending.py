@@ -5,7 +5,6 @@ import shlex
 from pathlib import Path
 
 import numpy as np
-import pytest
 import yaml
 
 from samebits.data.sources import shapes
@@ -29,7 +28,6 @@ def run(repository: Repository, lines: list[str]) -> str:
     return output
 
 
-@pytest.mark.long
 def test_the_tutorial(done: Repository, tmp_path: Path) -> None:
     assert len(FILES) == len(re.findall("```python", TEXT)) == 7
     for name, content in FILES.items():

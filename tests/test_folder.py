@@ -275,7 +275,6 @@ def test_a_folder_that_does_not_exist_is_one_line(fresh: Repository) -> None:
         quickstart.run(fresh.root)
 
 
-@pytest.mark.long
 def test_every_file_that_prepare_opens_is_declared(fresh: Repository, tmp_path: Path) -> None:
     fill(tmp_path / "images", each=50)  # enough for several processes
     use_folder(fresh, str(tmp_path / "images"))

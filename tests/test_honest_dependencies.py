@@ -117,7 +117,7 @@ def undeclared(stage: str, definition: dict, files: set[str]) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("recipe", ["lab", pytest.param("linear", marks=pytest.mark.long)])
+@pytest.mark.parametrize("recipe", ["lab", "linear"])
 def test_every_file_that_a_stage_opens_is_declared(recipe: str, done: Repository, tmp_path: Path) -> None:
     stages = definitions(done, recipe)
     files = opened(done, tmp_path / "watch", recipe)

@@ -157,7 +157,7 @@ def test_what_does_not_concern_a_training_is_edited_freely(longer: Repository) -
     assert run.data.tags["samebits.commit"] == code_before
 
 
-@pytest.mark.parametrize("what", ["checkout", pytest.param("prepared data", marks=pytest.mark.long)])
+@pytest.mark.parametrize("what", ["checkout", "prepared data"])
 def test_git_and_data_are_watched_too(longer: Repository, what: str) -> None:
     longer.run("git", "checkout", "--quiet", "-b", "other")
     change_code(longer)
@@ -289,7 +289,7 @@ GAPS = {
 }
 
 
-@pytest.mark.parametrize("stage", [pytest.param(each, marks=[pytest.mark.long] * (each != "train")) for each in GAPS])
+@pytest.mark.parametrize("stage", GAPS)
 def test_an_edit_between_the_end_of_a_stage_and_its_record_is_taken_back(
     stage: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -318,8 +318,8 @@ def test_a_false_record_is_removed_though_the_stage_has_been_recorded_again(
 ) -> None:
     """On a machine so busy that the process which confirms the record comes to it late."""
     late: list[psutil.Process] = []
-    params = prepared.root / "params.yaml"
-    before = params.read_bytes()
+    path = prepared.root / "params.yaml"
+    before = path.read_bytes()
 
     def edit() -> None:
         late.extend(left_behind(prepared.root, "train"))
@@ -328,7 +328,7 @@ def test_a_false_record_is_removed_though_the_stage_has_been_recorded_again(
         prepared.edit(lambda values: values["recipes"]["lab"]["train"]["optimizer"].update(learning_rate=0.01))
 
     def record_again() -> None:
-        params.write_bytes(before)
+        path.write_bytes(before)
         assert prepared.repro("train") == ["train"]
         for process in late:
             process.resume()
@@ -345,13 +345,28 @@ def test_a_false_record_is_removed_though_the_stage_has_been_recorded_again(
     assert rates == [0.001]
 
 
+def test_a_dvc_that_dies_before_it_records_leaves_what_was_recorded_before(
+    prepared: Repository, tmp_path: Path
+) -> None:
+    prepared.repro("train")
+    before = (prepared.root / "dvc.lock").read_bytes()
+    prepared.edit(lambda values: values["recipes"]["lab"]["train"]["optimizer"].update(learning_rate=0.01))
+
+    def kill() -> None:
+        for process in psutil.process_iter(["cwd", "cmdline"]):
+            if process.info["cwd"] == str(prepared.root) and "repro" in (process.info["cmdline"] or []):
+                process.kill()
+
+    assert "is removed" not in in_the_gap(prepared, tmp_path / "slow", "train", kill)
+    assert (prepared.root / "dvc.lock").read_bytes() == before
+
+
 def left_behind(root: Path, stage: str) -> list[psutil.Process]:
     """Return the processes that wait until DVC has recorded the stage."""
-    found = [each.info for each in psutil.process_iter(["cwd", "cmdline", "pid"])]
     return [
-        psutil.Process(each["pid"])
-        for each in found
-        if each["cwd"] == str(root) and (each["cmdline"] or [])[-1:] == [f"stages/{stage}.py"]
+        each
+        for each in psutil.process_iter(["cwd", "cmdline"])
+        if each.info["cwd"] == str(root) and (each.info["cmdline"] or [])[-1:] == [f"stages/{stage}.py"]
     ]
 
 

@@ -350,7 +350,7 @@ def test_a_machine_whose_bits_would_be_others_is_refused_by_name(pair: tuple[Rep
         )
         with socket.create_server(("127.0.0.1", 0)) as held:
             address = f"127.0.0.1:{held.getsockname()[1]}"
-            taken = first.run("env", f"SAMEBITS_LISTEN={address}", "python", "stages/train.py", ok=False)
+            taken = first.run("python", "stages/train.py", ok=False, SAMEBITS_LISTEN=address)
         assert taken.stderr.splitlines() == [
             f"error: cannot listen at {address} (Address already in use): "
             "SAMEBITS_LISTEN must name an address of this machine and a free port"

@@ -90,7 +90,6 @@ def test_a_portable_result_names_no_processor(done: Repository) -> None:
     assert not any("+" in version for version in environment["libraries"].values())
 
 
-@pytest.mark.long
 def test_what_the_shell_says_changes_nothing(small: Repository) -> None:
     usual = run_again(small)
     assert len(usual) == 17

@@ -115,7 +115,6 @@ def test_a_network_for_something_else_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif("SAMEBITS_TEST_DATA" not in os.environ, reason="needs CIFAR-10: set SAMEBITS_TEST_DATA")
-@pytest.mark.long
 def test_all_of_cifar10_as_files_in_constant_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAMEBITS_DATA", os.environ["SAMEBITS_TEST_DATA"])
     raw = cifar10.load(tmp_path / "none")

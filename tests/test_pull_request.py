@@ -111,7 +111,6 @@ def test_what_is_not_in_the_remote_is_red(shared: tuple[Repository, Remote], tmp
     assert "out.bin" in results[name].stderr and "samebits share" in results[name].stderr
 
 
-@pytest.mark.long
 def test_the_comparison_with_the_base_becomes_a_comment(known: Repository, tmp_path: Path) -> None:
     jobs = yaml.safe_load(COMPARISON.read_text())["jobs"]
     known.run("dvc", "exp", "apply", "slower")

@@ -269,7 +269,7 @@ def test_pruned_at_once_or_when_all_is_known(searchable: Repository, searchable_
     told = [
         [line for line in each.splitlines() if "experiments: " not in line] for each in (known.stdout, at_once.stdout)
     ]
-    assert told[0] == told[1] and digest(known.stdout) == digest(at_once.stdout)
+    assert told[0] == told[1]
 
 
 @pytest.mark.long

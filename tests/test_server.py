@@ -36,7 +36,6 @@ def runs() -> dict[str | None, Any]:
     return {run.data.params.get("seed"): run for run in found}
 
 
-@pytest.mark.long
 def test_two_clones_log_to_one_server_and_a_killed_server_costs_no_result(
     done: Repository, server: TrackingServer, tmp_path: Path
 ) -> None:

@@ -46,8 +46,8 @@ def leave_behind(inputs: Inputs, outputs: Mapping[str, str]) -> None:
     try:
         os.setsid()  # Ctrl-C and the end of the terminal are meant for DVC
         is_wrong = False
-        for has_ended in _writes(dvc, before):
-            is_wrong = _is_removed(inputs, outputs, ended, has_ended) or is_wrong
+        for written, has_dvc_ended in _writes(dvc, before):
+            is_wrong = _is_removed(inputs, outputs, ended, written, has_dvc_ended) or is_wrong
             if not is_wrong:  # else wait for the end: DVC may have read the file before, and write the same again
                 break
         if is_wrong:
@@ -70,25 +70,28 @@ def _dvc() -> psutil.Process:
     return parents[0]
 
 
-def _writes(dvc: psutil.Process, before: Signature) -> Iterator[bool]:
-    """Yield whenever dvc.lock was written and is complete (DVC writes it in place), and when DVC has ended: whether it has."""
+def _writes(dvc: psutil.Process, before: Signature) -> Iterator[tuple[bytes, bool]]:
+    """Yield dvc.lock whenever it was written and is complete (DVC writes it in place), and when DVC has ended, and whether it has.
+
+    It is empty if it was not written since: then it holds what was recorded before.
+    """
     last, since, is_last = before, 0.0, False
     while not is_last:
         is_last = not dvc.is_running() or dvc.status() == psutil.STATUS_ZOMBIE
         if (now := signature(_LOCK)) != last:
             last, since = now, time.monotonic()
-        if is_last or (now not in (None, before) and time.monotonic() - since > _WHOLE_SECONDS):
-            yield is_last
+        is_written = now not in (None, before)
+        if is_last or (is_written and time.monotonic() - since > _WHOLE_SECONDS):
+            yield (_LOCK.read_bytes() if is_written else b""), is_last
             before = last = signature(_LOCK)
         time.sleep(_POLL_SECONDS)
 
 
-def _is_removed(inputs: Inputs, outputs: Mapping[str, str], ended: float, has_dvc_ended: bool) -> bool:
+def _is_removed(inputs: Inputs, outputs: Mapping[str, str], ended: float, content: bytes, has_dvc_ended: bool) -> bool:
     """Remove what DVC has recorded of the stage if it differs from what ran; tell whether it did.
 
     If DVC has ended, another command may have written dvc.lock anew since: the run cache is searched for itself then.
     """
-    content = _LOCK.read_bytes() if _LOCK.exists() else b""
     recorded = dvc_lock.read(content, LOCK).stages.get(inputs.stage)
     changes = misrecorded(inputs, recorded, outputs) if recorded else []
     is_locked = bool(changes)
