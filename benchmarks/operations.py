@@ -6,7 +6,6 @@ They are counted as they run, by PyTorch, on a few drawn images in each epoch: a
 step as two sizes of mini-batch tell. A multiply-add is two operations, as in the public records of 94 %.
 """
 
-import math
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import drawn
 from samebits import models, params, runtime
 from samebits.training import loop
+from samebits.training.epochs import Epochs
 
 NUM_IMAGES = 50_000
 SIZES = (8, 16)  # of a mini-batch that is counted
@@ -24,7 +24,7 @@ SIZES = (8, 16)  # of a mini-batch that is counted
 
 def of_steps(recipe: params.Recipe, batch_size: int) -> list[int]:
     """Return the operations of one step in each epoch."""
-    settings = recipe.train.model_copy(update={"batch_size": batch_size})
+    settings = recipe.train.model_copy(update={"batch_size": batch_size, "data_pruning": None})
     data = drawn.training_images(batch_size)
     network = models.build(recipe.model, drawn.IMAGE_SHAPE, drawn.NUM_CLASSES, 0)
     until: list[int] = []
@@ -44,11 +44,12 @@ def of_steps(recipe: params.Recipe, batch_size: int) -> list[int]:
 def of_epochs(recipe: params.Recipe) -> list[float]:
     """Return the operations of each epoch of NUM_IMAGES images."""
     small, large = SIZES
-    num_steps = math.ceil(NUM_IMAGES / recipe.train.batch_size)
+    plan = Epochs.of(recipe.train, NUM_IMAGES)
     epochs = []
-    for one, other in zip(of_steps(recipe, small), of_steps(recipe, large), strict=True):
+    for epoch, (one, other) in enumerate(zip(of_steps(recipe, small), of_steps(recipe, large), strict=True), start=1):
         per_image = (other - one) / (large - small)
-        epochs.append(NUM_IMAGES * per_image + num_steps * (one - small * per_image))
+        num_images, num_steps = (until(epoch) - until(epoch - 1) for until in (plan.images_until, plan.steps_until))
+        epochs.append(num_images * per_image + num_steps * (one - small * per_image))
     return epochs
 
 

@@ -50,7 +50,9 @@ def recipe(is_small: bool, is_whitening_trained: bool, num_threads: int | None =
     muon = chosen.train.optimizer.model_copy(update={"whitening_bias_num_epochs": 1000 if is_whitening_trained else 1})
     # Smaller images in every epoch, or in none.
     augmentation = [
-        each.model_copy(update={"num_epochs": 1000}) if each.name == "resize" else each
+        each.model_copy(update={"sides": [*each.settings["sides"], *[24] * NUM_STEPS]})
+        if each.name == "resize"
+        else each
         for each in chosen.train.augmentation
         if is_small or each.name != "resize"
     ]
@@ -104,7 +106,7 @@ def rows() -> list[Row]:
         }
     )
     (resize,) = (each for each in train.augmentation if each.name == "resize")
-    num_small = resize.settings["num_epochs"]
+    num_small = len(resize.settings["sides"])
     num_trained = train.optimizer.settings["whitening_bias_num_epochs"]
     assert num_trained <= num_small
     epochs = {"small, whitening trained": num_trained, "small": num_small - num_trained}

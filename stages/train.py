@@ -14,7 +14,6 @@ if rank.is_first():
     recorder = tracking.Recorder(stage.repository_root(), "this training")
 
 import json
-import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +26,7 @@ from samebits.errors import UserError
 from samebits.stage import changes, records
 from samebits.stage.inputs import Inputs
 from samebits.training import history, loop, parallel, resume
+from samebits.training.epochs import Epochs
 
 _CHANGED = "code, parameters or data changed while the training was starting: run `dvc repro` again"
 
@@ -102,7 +102,7 @@ def main(inputs: Inputs) -> None:
     points = resume.ResumePoints(stage.scratch(), key, settings.checkpoint_every_seconds)
     turn = core_locks.Turn(rank.num_here() * recipe.train.num_threads if device.type == "cpu" else 0)
     watch = changes.Watch(inputs, lambda line: tqdm.write(line, file=sys.stderr))
-    num_steps = recipe.train.num_epochs * math.ceil(len(data) / recipe.train.batch_size)
+    num_steps = Epochs.of(recipe.train, len(data)).steps_until(recipe.train.num_epochs)
     progress = Progress(points, turn, watch, num_steps)
 
     with points.held(), recorder:

@@ -66,10 +66,12 @@ def test_cutout_blanks_out_one_square_with_its_centre_anywhere() -> None:
     assert len(places) > 60  # of the 80 pixels that 200 centres may be
 
 
-def test_resizing_ends_after_its_epochs() -> None:
-    resize = build({"name": "resize", "num_epochs": 2, "side": 6})
-    expected = F.interpolate(IMAGES.float(), size=6, mode="bilinear", antialias=True)
-    assert torch.equal(seen(resize, 2), expected) and seen(resize, 3).shape == IMAGES.shape
+def test_each_of_the_first_epochs_has_its_size() -> None:
+    resize = build({"name": "resize", "sides": [5, 6]})
+    for epoch, side in (1, 5), (2, 6):
+        expected = F.interpolate(IMAGES.float(), size=side, mode="bilinear", antialias=True)
+        assert torch.equal(seen(resize, epoch), expected)
+    assert seen(resize, 3).shape == IMAGES.shape
 
 
 def test_several_come_one_after_the_other() -> None:

@@ -1,12 +1,13 @@
-"""Training on a GPU, as far as a machine without one can show it."""
+"""Training on a GPU: without one, that nothing waits for it; with one, that its bits repeat."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from samebits import models, params
+from samebits import models, params, runtime
 from samebits.data.prepared import Split
 from samebits.training import loop
 from tests.conftest import PROJECT
@@ -55,3 +56,23 @@ def test_what_would_wait_is_noticed() -> None:
     with Waiting() as waiting:
         assert len(data.images[data.labels == 3]) == 2 and data.labels.max().item() == 9
     assert waiting.noted == ["aten.index.Tensor", "aten._local_scalar_dense.default"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("recipe", ["lab", "sprint", "resnet"])
+def test_on_a_gpu_the_bits_repeat_also_after_a_stop(recipe: str) -> None:
+    settings = params.load(PROJECT / "params.yaml").recipes[recipe]
+    change = {"num_epochs": 6, "batch_size": 10, "report_every_steps": NUM_STEPS}
+    train = settings.train.model_copy(update=change)
+    runtime.make_deterministic(num_threads=1)
+    data, nothing = (drawn(number).to(torch.device("cuda")) for number in (10 * NUM_STEPS + 5, 0))
+
+    def weights(on_pause: Any = None, state: Any = None) -> list[torch.Tensor]:
+        network = models.build(settings.model, IMAGE_SHAPE, 10, seed=0).to("cuda")
+        loop.train(network, data, nothing, train, 0, lambda *_: None, on_pause, state)
+        return [each.cpu() for each in network.state_dict().values()]
+
+    states: list[loop.State] = []
+    expected = weights(lambda step, state: states.append(copy.deepcopy(state())))
+    for state in None, states[len(states) // 2]:
+        assert all(map(torch.equal, weights(state=state), expected))

@@ -53,7 +53,7 @@ def through_disk(state: dict[str, Any]) -> dict[str, Any]:
 
 def test_muon_takes_orthogonal_steps_from_filters_of_constant_norm() -> None:
     network = build_speed()
-    optimization = Optimization(muon_settings(), network, steps_per_epoch=2)
+    optimization = Optimization(muon_settings(), network, steps_until=(2).__mul__)
     before = values_of(network)
     take_steps(1, network, optimization)
     for name, after in values_of(network).items():
@@ -69,7 +69,7 @@ def test_muon_takes_orthogonal_steps_from_filters_of_constant_norm() -> None:
 @pytest.mark.usefixtures("narrow")
 def test_biases_and_the_last_layer_go_by_sgd_on_the_sum_of_losses() -> None:
     network = build_speed()
-    optimization = Optimization(muon_settings(), network, steps_per_epoch=2)
+    optimization = Optimization(muon_settings(), network, steps_until=(2).__mul__)
     F.cross_entropy(network(images(20)), LABELS, reduction="sum").backward()
     summed = {name: parameter.grad.clone() for name, parameter in network.named_parameters() if parameter.requires_grad}
     network.zero_grad()
@@ -86,7 +86,7 @@ def test_biases_and_the_last_layer_go_by_sgd_on_the_sum_of_losses() -> None:
 @pytest.mark.usefixtures("narrow")
 def test_learning_rates_fall_to_zero_and_finished_parameters_stand_still() -> None:
     network = build_speed()
-    optimization = Optimization(muon_settings(), network, steps_per_epoch=2)
+    optimization = Optimization(muon_settings(), network, steps_until=(2).__mul__)
     take_steps(2, network, optimization)  # one epoch of four
     assert not network.whitening.bias.requires_grad and network.head.weight.requires_grad
     whitening = network.whitening.bias.detach().clone()
@@ -104,7 +104,7 @@ def test_the_direct_step_is_that_of_pytorch_to_the_bit(schedule: dict | None) ->
     ours, theirs = (torch.nn.Linear(3 * 32 * 32, 10) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
     optimization = Optimization(
-        settings(learning_rate=0.1, momentum=0.9, schedule=schedule, num_epochs=1), ours, steps_per_epoch=8
+        settings(learning_rate=0.1, momentum=0.9, schedule=schedule, num_epochs=1), ours, steps_until=(8).__mul__
     )
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, fused=True)
     for step in range(8):
@@ -122,7 +122,7 @@ def test_a_linear_schedule_scales_plain_sgd(schedule: dict | None) -> None:
     weight = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(weight.weight)
     optimization = Optimization(
-        settings(learning_rate=1.0, momentum=0.0, schedule=schedule, num_epochs=2), weight, steps_per_epoch=2
+        settings(learning_rate=1.0, momentum=0.0, schedule=schedule, num_epochs=2), weight, steps_until=(2).__mul__
     )
     places = []
     for _ in range(4):
@@ -136,14 +136,14 @@ def test_muon_names_what_a_network_lacks() -> None:
     with pytest.raises(
         UserError, match=r"^optimizer\.name is 'muon': .*biases, filters, head, whitening_bias.* has all"
     ):
-        Optimization(muon_settings(), torch.nn.Linear(2, 2), steps_per_epoch=1)
+        Optimization(muon_settings(), torch.nn.Linear(2, 2), steps_until=(1).__mul__)
 
 
 def test_adamw_is_that_of_pytorch_and_spares_biases() -> None:
     ours, theirs = (torch.nn.Linear(3 * 32 * 32, 10) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
     adamw = {"name": "adamw", "learning_rate": 0.01, "weight_decay": 0.5}
-    optimization = Optimization(settings(optimizer=adamw), ours, steps_per_epoch=8)
+    optimization = Optimization(settings(optimizer=adamw), ours, steps_until=(8).__mul__)
     groups = [{"params": [theirs.weight], "weight_decay": 0.5}, {"params": [theirs.bias], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.01, fused=True)
     for _ in range(5):
@@ -163,7 +163,9 @@ def test_the_cosine_warms_up_and_ends_at_zero() -> None:
     assert [cosine.factor(step, 40, 10) for step in (0, 20)] == [1, pytest.approx(0.5)]
     ends = {"name": "cosine", "warmup_num_epochs": 2}
     weight = torch.nn.Linear(1, 1)
-    optimization = Optimization(settings(schedule=ends, num_epochs=2), weight, steps_per_epoch=3)  # nothing but warm-up
+    optimization = Optimization(
+        settings(schedule=ends, num_epochs=2), weight, steps_until=(3).__mul__
+    )  # nothing but warm-up
     for _ in range(6):
         weight(torch.ones(1, 1)).sum().backward()
         optimization.step()
@@ -186,14 +188,14 @@ def test_every_optimizer_learns_and_resumes(name: str) -> None:
         return found
 
     network = build_speed()
-    optimization = Optimization(train, network, steps_per_epoch=8)
+    optimization = Optimization(train, network, steps_until=(8).__mul__)
     first = losses(network, optimization, 2)
     states = through_disk({"network": network.state_dict(), "optimization": optimization.state_dict()})
     rest = losses(network, optimization, 2)
     assert rest[-1] < first[0]
     other = build_speed()
     other.load_state_dict(states["network"])
-    resumed = Optimization(train, other, steps_per_epoch=8)
+    resumed = Optimization(train, other, steps_until=(8).__mul__)
     resumed.load_state_dict(states["optimization"])
     assert losses(other, resumed, 2) == rest
 

@@ -20,7 +20,7 @@ def change(before: str, after: str) -> str:
 
 LAB = "learning_rate: 0.001"
 BROKEN = {
-    "unknown recipe": (change("recipe: lab", "recipe: lba"), ["recipe", "'lba'", "lab, linear, speed, resnet"]),
+    "unknown recipe": (change("recipe: lab", "recipe: lba"), ["recipe", "'lba'", "lab, linear, speed, sprint, resnet"]),
     "recipe is a list": (change("recipe: lab", "recipe: [lab]"), ["recipe", "['lab']", "string"]),
     "no recipe": (change("recipe: lab", "# "), ["recipe", "missing"]),
     "negative seed": (change("seed: 0", "seed: -1"), ["seed", "-1", "greater than or equal to 0"]),
@@ -235,7 +235,10 @@ def test_an_unknown_recipe_writes_nothing(fresh: Repository) -> None:
     fresh.edit(lambda values: values.update(recipe="lba"))
     done = fresh.run("dvc", "repro", ok=False)
     assert done.returncode != 0
-    assert "error: params.yaml: recipe is 'lba': must be one of lab, linear, speed, resnet" in done.stderr.splitlines()
+    assert (
+        "error: params.yaml: recipe is 'lba': must be one of lab, linear, speed, sprint, resnet"
+        in done.stderr.splitlines()
+    )
     assert fresh.status() == " M params.yaml\n"
 
 

@@ -125,12 +125,20 @@ class Data(Section):
     folder: Folder
 
 
+class DataPruning(Section):
+    """Which images a training leaves out because the network has learnt them: half of them at most, so none for two epochs in a row."""
+
+    first_epoch: Annotated[int, Field(ge=2, lt=2**31)]
+    percent: Annotated[int, Field(ge=1, le=50)]
+
+
 class Train(Section):
     """How a network is trained."""
 
     optimizer: Annotated[Part, _Kind("optimizer")]
     schedule: Annotated[Part, _Kind("schedule")] | None = None  # of the learning rate, which is constant without one
     augmentation: list[Annotated[Part, _Kind("augmentation")]] = []  # one after the other
+    data_pruning: DataPruning | None = None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Precision
     batch_size: Count

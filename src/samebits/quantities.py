@@ -6,6 +6,7 @@ from pydantic import Field
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
+Sides = Annotated[list[Count], Field(min_length=1)]
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
 LearningRate = Annotated[float, Field(gt=0)]
 WeightDecay = Annotated[float, Field(ge=0)]

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from packaging.requirements import InvalidRequirement, Requirement
+from torch.utils import deterministic
 
 from samebits import paths, portability
 from samebits.errors import UserError
@@ -62,6 +63,8 @@ def make_deterministic(num_threads: int, determinism: str = "exact") -> None:
     torch.set_num_threads(num_threads)
     # Same as use_deterministic_algorithms, which would also import torch's compiler and take a second.
     torch.set_deterministic_debug_mode("default" if determinism == "fast" else "error")
+    # Nothing reads such memory, so to fill it would only take time.
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = determinism == "fast"
 
 

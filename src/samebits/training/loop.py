@@ -17,7 +17,8 @@ from samebits.errors import UserError
 from samebits.evaluation.inference import loss_and_accuracy
 from samebits.generators import generator
 from samebits.read_ahead import ReadAhead
-from samebits.training import augmentation, parallel
+from samebits.training import augmentation, graphs, parallel
+from samebits.training.epochs import Epochs, Pruning
 from samebits.training.history import Report
 from samebits.training.optimization import Optimization
 
@@ -48,7 +49,7 @@ def train(
     Every process of `team` calls this with the same data, settings, seed and state, and ends with the same network.
 
     Every `report_every_steps` mini-batches of an epoch, and at its end, the running loss is reported. Each epoch visits
-    every image once, in an order drawn anew from `seed`. With `resume_from`, a state that `on_pause` was given, it goes on
+    every image once, in an order drawn anew from `seed`; with `data_pruning`, later ones leave some out. With `resume_from`, a state that `on_pause` was given, it goes on
     from there with the same bits. Raises UserError when the loss is no longer a finite number.
     """
     training = _Training(network, data, settings, seed, team)
@@ -59,11 +60,15 @@ def train(
     started, images_before = time.perf_counter(), training.num_images
     network.train()
     with tqdm(
-        total=settings.num_epochs * len(data), initial=images_before, unit=" images", unit_scale=True, disable=None
+        total=training.epochs.images_until(settings.num_epochs),
+        initial=images_before,
+        unit=" images",
+        unit_scale=True,
+        disable=None,
     ) as bar:
         for losses in training.windows(bar, on_pause):
             _require_finite(losses, training.step - len(losses), settings)
-            is_end_of_epoch = training.num_images == training.epoch * len(data)
+            is_end_of_epoch = training.num_images == training.epochs.images_until(training.epoch)
             measured = (
                 loss_and_accuracy(network, validation, precision=settings.precision, num_workers=team.size)
                 if is_end_of_epoch and len(validation)
@@ -85,10 +90,18 @@ class _Training:
         self._network = network
         self._data = data
         self._settings = settings
-        self._optimization = Optimization(settings, network, math.ceil(len(data) / settings.batch_size))
+        self.epochs = Epochs.of(settings, len(data))
+        self._pruning = Pruning(self.epochs, data.labels.device) if settings.data_pruning else None
+        self._optimization = Optimization(settings, network, self.epochs.steps_until)
         self._augmentations = augmentation.build(settings.augmentation, len(data), seed, data.labels.device)
-        is_bfloat16 = settings.precision == "bfloat16"
-        self._autocast = torch.autocast(data.labels.device.type, torch.bfloat16, enabled=is_bfloat16)
+        device = data.labels.device.type
+        self._forward = (
+            graphs.Graphed(network, -(-settings.batch_size // settings.num_shards)) if device == "cuda" else network
+        )
+        # Each weight is used once in a pass, so there is nothing to keep; and graphs allow no cache.
+        self._autocast = torch.autocast(
+            device, torch.bfloat16, enabled=settings.precision == "bfloat16", cache_enabled=False
+        )
         self._shards = None
         if settings.num_shards > 1:
             self._shards = parallel.Shards(network, settings.num_shards, team, seed, self._mean_loss)
@@ -103,7 +116,7 @@ class _Training:
 
     def state(self) -> State:
         """Return all that decides what comes next."""
-        is_between_epochs = self.num_images % len(self._data) == 0
+        is_between_epochs = self.num_images == self.epochs.images_until(self.epoch)
         return {
             "step": self.step,
             "epoch": self.epoch,
@@ -113,6 +126,7 @@ class _Training:
             "history": [asdict(report) for report in self.history],
             "network": self._network.state_dict(),
             "optimization": self._optimization.state_dict(),
+            "data_pruning": self._pruning.state_dict() if self._pruning else {},
         }
 
     def restore(self, state: State) -> None:
@@ -123,22 +137,30 @@ class _Training:
         self.history = [Report(**row) for row in state["history"]]
         self._network.load_state_dict(state["network"])
         self._optimization.load_state_dict(state["optimization"])
+        if self._pruning:
+            self._pruning.load_state_dict(state["data_pruning"])
 
     def windows(self, bar: "tqdm[Any]", on_pause: OnPause | None) -> Iterator[list[float]]:
         """Train to the end; give the losses of the mini-batches at each point where a report is due."""
         window = self._settings.report_every_steps * self._settings.batch_size
         chunk = max(1, _IMAGES_PER_CHUNK // self._settings.batch_size) * self._settings.batch_size
-        num_data = len(self._data)
-        while self.num_images < self._settings.num_epochs * num_data:
-            self.epoch, position = self.num_images // num_data + 1, self.num_images % num_data
+        while self.num_images < self.epochs.images_until(self._settings.num_epochs):
+            if self.num_images == self.epochs.images_until(self.epoch):
+                self.epoch += 1
+            position = self.num_images - self.epochs.images_until(self.epoch - 1)
             bar.set_description(f"epoch {self.epoch}/{self._settings.num_epochs}")
             self._order_of_epoch = self._order.get_state()
             for each in self._augmentations:
                 each.begin_epoch(self.epoch)
-            permutation = torch.randperm(num_data, generator=self._order).to(self._data.labels.device)
+            permutation = torch.randperm(len(self._data), generator=self._order).to(self._data.labels.device)
+            if self._pruning is not None:
+                if position == 0:
+                    self._pruning.begin_epoch(self.epoch)
+                permutation = self._pruning.visited(permutation, self.epoch)
+            num_visited = len(permutation)
             self._expect(permutation[position : position + chunk])
-            while position < num_data:
-                end_of_window = min((position // window + 1) * window, num_data)
+            while position < num_visited:
+                end_of_window = min((position // window + 1) * window, num_visited)
                 end = min(position + chunk, end_of_window)
                 self._expect(permutation[end : end + chunk])
                 self._train_on(permutation[position:end], bar)
@@ -162,11 +184,14 @@ class _Training:
         size = self._settings.batch_size
         if self._shards is not None:
             for batch in indices.split(size):
-                self._end_step(self._shards.backward(batch, self.step), len(batch), bar)
+                loss = self._shards.backward(batch, self.step)
+                if self._pruning is not None:
+                    self._pruning.see(batch, self._shards.gather(batch, self._pruning.losses(self._shards.own(batch))))
+                self._end_step(loss, len(batch), bar)
             return
         images, labels = self._images(indices).split(size), self._data.labels[indices].split(size)
-        for batch, labels_of_batch in zip(images, labels, strict=True):
-            loss = self._loss(batch, labels_of_batch)
+        for batch, labels_of_batch, indices_of_batch in zip(images, labels, indices.split(size), strict=True):
+            loss = self._loss(batch, labels_of_batch, indices_of_batch)
             loss.backward()
             self._end_step(loss.detach(), len(batch), bar)
 
@@ -184,16 +209,20 @@ class _Training:
         return images.float()
 
     def _mean_loss(self, indices: torch.Tensor) -> torch.Tensor:
-        return self._loss(self._images(indices), self._data.labels[indices])
+        return self._loss(self._images(indices), self._data.labels[indices], indices)
 
-    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         with self._autocast:
             logits = self._logits(images)
-            return F.cross_entropy(logits, labels, label_smoothing=self._settings.label_smoothing)
+            if self._pruning is None:
+                return F.cross_entropy(logits, labels, label_smoothing=self._settings.label_smoothing)
+            losses = F.cross_entropy(logits, labels, label_smoothing=self._settings.label_smoothing, reduction="none")
+        self._pruning.see(indices, losses.detach())
+        return losses.mean()
 
     def _logits(self, batch: torch.Tensor) -> torch.Tensor:
         try:
-            logits: torch.Tensor = self._network(batch)
+            logits: torch.Tensor = self._forward(batch)
             return logits
         except RuntimeError:
             if batch.shape[1:] == self._data.images.shape[1:]:

@@ -1,5 +1,6 @@
 """A network's optimizers and their schedules, as one."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,29 +47,30 @@ class Optimization:
     """The optimizers of all of a network's parameters, and how their learning rates change.
 
     A group of an optimizer may hold `num_epochs`: its schedule ends after so many, and its parameters stand still.
+    `steps_until` maps a number of epochs to the steps that they take.
     """
 
-    def __init__(self, train: params.Train, network: nn.Module, steps_per_epoch: int) -> None:
+    def __init__(self, train: params.Train, network: nn.Module, steps_until: Callable[[int], int]) -> None:
         build = parts.load("optimizer", train.optimizer.name)
         self._optimizers: list[Optimizer] = build(network, train.batch_size, **train.optimizer.settings)
         groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self._schedulers: list[LambdaLR] = []
         if train.schedule or any("num_epochs" in group for group in groups):
-            self._schedulers = [self._scheduler(train, each, steps_per_epoch) for each in self._optimizers]
+            self._schedulers = [self._scheduler(train, each, steps_until) for each in self._optimizers]
 
     @staticmethod
-    def _scheduler(train: params.Train, optimizer: Optimizer, steps_per_epoch: int) -> LambdaLR:
+    def _scheduler(train: params.Train, optimizer: Optimizer, steps_until: Callable[[int], int]) -> LambdaLR:
         factor = parts.load("schedule", train.schedule.name) if train.schedule else None
         settings: dict[str, Any] = train.schedule.settings if train.schedule else {}
 
         def factor_of(num_epochs: int) -> Any:
-            num_steps = num_epochs * steps_per_epoch
+            num_steps = steps_until(num_epochs)
 
             def at(step: int) -> float:
                 if step >= num_steps:
                     return 0.0
-                return factor(step, num_steps, steps_per_epoch, **settings) if factor else 1.0
+                return factor(step, num_steps, steps_until(1), **settings) if factor else 1.0
 
             return at
 
