@@ -30,6 +30,7 @@ FOREIGN = (
     "DVC_EXP_BASELINE_REV",
     "MLFLOW_TRACKING_URI",
     "SAMEBITS_DATA",
+    *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),  # scikit-learn sets them when a test has imported it
     *portability.SETTINGS,
 )
 WARM = "SAMEBITS_WARM_PROGRAMS"
