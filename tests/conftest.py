@@ -213,6 +213,8 @@ def prepared_template(fresh_template: Path, tmp_path_factory: pytest.TempPathFac
         assert repository.repro("prepare") == ["prepare"]
         (root / "dvc.lock").unlink()
         repository.run("git", "clean", "--quiet", "--force", "-d", "-x", "data")
+        create = "from pathlib import Path; from samebits.tracking import open_store; open_store(Path.cwd())"
+        repository.run("python", "-c", create, PYTHONPATH="src")
         assert repository.status() == ""
 
     return built_once(tmp_path_factory, "prepared", build)
@@ -279,7 +281,7 @@ def fresh(fresh_template: Path, tmp_path: Path) -> Repository:
 
 @pytest.fixture
 def prepared(prepared_template: Path, tmp_path: Path) -> Repository:
-    """The project with tiny embedded data, committed; nothing is there, but DVC's cache holds what prepare makes."""
+    """The project with tiny embedded data, committed; DVC's cache holds what prepare makes, MLflow's database no run."""
     return _copy(prepared_template, tmp_path)
 
 

@@ -29,7 +29,7 @@ PR_SET_PDEATHSIG = 1  # from Linux's prctl.h: a signal at the end of the parent
 PROGRAMS = ("python", "dvc", "samebits")
 LIBRARIES = """
 alembic.command click filelock jinja2 joblib.externals.loky matplotlib.figure numpy pandas PIL.Image psutil pydantic ruamel.yaml
-safetensors.torch scipy.stats sqlalchemy.orm torch tqdm
+safetensors.torch scipy.stats sqlalchemy.orm torch torch._dynamo tqdm
 mlflow mlflow.store.artifact.local_artifact_repo mlflow.store.tracking.sqlalchemy_store mlflow.tracking
 dvc.api dvc.cli.parser dvc.dependency dvc.lock dvc.output dvc.repo.experiments.queue.workspace dvc.repo.reproduce dvc.rwlock
 dvc.scm dvc.stage.cache dvc_data.index
