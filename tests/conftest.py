@@ -262,7 +262,7 @@ def _build_quick(root: Path) -> None:
     for name, content in QUICK.items():
         (root / name).write_text(content)
     repository.run("git", "init", "--quiet", "--initial-branch=main")
-    repository.run("dvc", "init", "--quiet")
+    repository.run("dvc", "init", "--quiet", DVC_NO_ANALYTICS="true")
     repository.run("dvc", "config", "core.analytics", "false")
     repository.repro()
     repository.commit("a result")
