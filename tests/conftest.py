@@ -30,6 +30,7 @@ FOREIGN = (
     "DVC_EXP_BASELINE_REV",
     "MLFLOW_TRACKING_URI",
     "SAMEBITS_DATA",
+    *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),  # scikit-learn sets them when a test has imported it
     *portability.SETTINGS,
 )
 WARM = "SAMEBITS_WARM_PROGRAMS"
@@ -101,7 +102,7 @@ class Repository:
     def environment_of(self, command: tuple[str, ...]) -> dict[str, str]:
         """Return the environment in which a command starts warm, if it can: see warm_start."""
         values = self.environment()
-        if command[0] not in (*warm_start.PROGRAMS, "make") or command[:2] == ("dvc", "queue"):
+        if command[0] not in (*warm_start.PROGRAMS, "bash", "make") or command[:2] == ("dvc", "queue"):
             return values  # it starts with other rights, say, or leaves a worker behind
         return values | {"PATH": os.pathsep.join(filter(None, (os.environ.get(WARM), values["PATH"])))}
 
@@ -212,6 +213,8 @@ def prepared_template(fresh_template: Path, tmp_path_factory: pytest.TempPathFac
         assert repository.repro("prepare") == ["prepare"]
         (root / "dvc.lock").unlink()
         repository.run("git", "clean", "--quiet", "--force", "-d", "-x", "data")
+        create = "from pathlib import Path; from samebits.tracking import open_store; open_store(Path.cwd())"
+        repository.run("python", "-c", create, PYTHONPATH="src")
         assert repository.status() == ""
 
     return built_once(tmp_path_factory, "prepared", build)
@@ -259,7 +262,7 @@ def _build_quick(root: Path) -> None:
     for name, content in QUICK.items():
         (root / name).write_text(content)
     repository.run("git", "init", "--quiet", "--initial-branch=main")
-    repository.run("dvc", "init", "--quiet")
+    repository.run("dvc", "init", "--quiet", DVC_NO_ANALYTICS="true")
     repository.run("dvc", "config", "core.analytics", "false")
     repository.repro()
     repository.commit("a result")
@@ -278,7 +281,7 @@ def fresh(fresh_template: Path, tmp_path: Path) -> Repository:
 
 @pytest.fixture
 def prepared(prepared_template: Path, tmp_path: Path) -> Repository:
-    """The project with tiny embedded data, committed; nothing is there, but DVC's cache holds what prepare makes."""
+    """The project with tiny embedded data, committed; DVC's cache holds what prepare makes, MLflow's database no run."""
     return _copy(prepared_template, tmp_path)
 
 

@@ -71,7 +71,8 @@ class TrackingServer:
         store = ["--backend-store-uri", self.database, "--artifacts-destination", self.artifacts.as_uri()]
         command = [sys.executable, "-m", "mlflow", "server", *address, *store]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-        environment |= {"MLFLOW_DISABLE_TELEMETRY": "true"}
+        # No processes for GenAI's jobs, each of which imports MLflow.
+        environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         self.artifacts.parent.mkdir(parents=True, exist_ok=True)
         with (self.artifacts.parent / "server.log").open("ab") as log:
             self.process = subprocess.Popen(

@@ -278,7 +278,7 @@ def test_a_folder_that_does_not_exist_is_one_line(fresh: Repository) -> None:
 def test_every_file_that_prepare_opens_is_declared(fresh: Repository, tmp_path: Path) -> None:
     fill(tmp_path / "images", each=50)  # enough for several processes
     use_folder(fresh, str(tmp_path / "images"))
-    files = opened(fresh, tmp_path / "watch", "linear")
+    files = opened(fresh, tmp_path / "watch", "linear", "prepare")
     assert {f"src/samebits/data/{name}.py" for name in ("decoding", "image_files", "images")} <= files["prepare"]
     assert undeclared("prepare", definitions(fresh, "linear")["prepare"], files["prepare"]) == set()
 

@@ -57,8 +57,8 @@ EXEMPT_IN_EVALUATE = ("data/plots/", "src/samebits/training/resume.py")
 CHOSEN_BY_PARAMETERS = ("data/decoding.py", "data/image_files.py", "data/images.py", "data/vision.py")
 
 
-def opened(repository: Repository, folder: Path, recipe: str) -> dict[str, set[str]]:
-    """Run the pipeline with `recipe`; give the files below the repository that each stage opened."""
+def opened(repository: Repository, folder: Path, recipe: str, *stages: str) -> dict[str, set[str]]:
+    """Run stages, by default all, with `recipe`; give the files below the repository that each stage opened."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(WATCH)
     log = folder / "log"
@@ -66,7 +66,7 @@ def opened(repository: Repository, folder: Path, recipe: str) -> dict[str, set[s
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
     # What Python has compiled before would be opened in place of the code.
     compiled = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": str(folder / "none")}
-    repository.run("dvc", "repro", "--force", PYTHONPATH=path, WATCH_LOG=str(log), **compiled)
+    repository.run("dvc", "repro", "--force", *stages, PYTHONPATH=path, WATCH_LOG=str(log), **compiled)
     files: dict[str, set[str]] = {}
     for line in log.read_text().splitlines():
         stage, path = line.split("\t")

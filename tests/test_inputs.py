@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -33,7 +34,9 @@ if stage and "DVC_STAGE" not in os.environ:
     save = dvc.stage.Stage.save
     def slow(self, *arguments, **settings):
         if self.name == stage:
-            open("gap", "w").close()
+            with open("gap.new", "w") as file:
+                file.write(str(os.getpid()))
+            os.rename("gap.new", "gap")
             while os.path.exists("gap"):
                 time.sleep(0.01)
         return save(self, *arguments, **settings)
@@ -261,7 +264,7 @@ def in_the_gap(
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(SLOW_DVC)
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
-    values = repository.environment() | {"PYTHONPATH": path, "SLOW_STAGE": stage}
+    values = repository.environment_of(("dvc",)) | {"PYTHONPATH": path, "SLOW_STAGE": stage}
     with subprocess.Popen(
         ["dvc", "repro", stage],
         cwd=repository.root,
@@ -322,7 +325,7 @@ def test_a_false_record_is_removed_though_the_stage_has_been_recorded_again(
     before = path.read_bytes()
 
     def edit() -> None:
-        late.extend(left_behind(prepared.root, "train"))
+        late.extend(left_behind(prepared))
         for process in late:
             process.suspend()
         prepared.edit(lambda values: values["recipes"]["lab"]["train"]["optimizer"].update(learning_rate=0.01))
@@ -353,20 +356,25 @@ def test_a_dvc_that_dies_before_it_records_leaves_what_was_recorded_before(
     prepared.edit(lambda values: values["recipes"]["lab"]["train"]["optimizer"].update(learning_rate=0.01))
 
     def kill() -> None:
-        for process in psutil.process_iter(["cwd", "cmdline"]):
-            if process.info["cwd"] == str(prepared.root) and "repro" in (process.info["cmdline"] or []):
-                process.kill()
+        os.kill(waiting_dvc(prepared), signal.SIGKILL)
 
     assert "is removed" not in in_the_gap(prepared, tmp_path / "slow", "train", kill)
     assert (prepared.root / "dvc.lock").read_bytes() == before
 
 
-def left_behind(root: Path, stage: str) -> list[psutil.Process]:
-    """Return the processes that wait until DVC has recorded the stage."""
+def waiting_dvc(repository: Repository) -> int:
+    """Return the number of the process of DVC that waits in the gap."""
+    return int((repository.root / "gap").read_text())
+
+
+def left_behind(repository: Repository) -> list[psutil.Process]:
+    """Return the processes that wait until DVC has recorded the stage: each leads a session of its own."""
     return [
         each
-        for each in psutil.process_iter(["cwd", "cmdline"])
-        if each.info["cwd"] == str(root) and (each.info["cmdline"] or [])[-1:] == [f"stages/{stage}.py"]
+        for each in psutil.process_iter(["cwd"])
+        if each.info["cwd"] == str(repository.root)
+        and os.getsid(each.pid) == each.pid
+        and each.pid != waiting_dvc(repository)
     ]
 
 

@@ -29,7 +29,7 @@ PR_SET_PDEATHSIG = 1  # from Linux's prctl.h: a signal at the end of the parent
 PROGRAMS = ("python", "dvc", "samebits")
 LIBRARIES = """
 alembic.command click filelock jinja2 joblib.externals.loky matplotlib.figure numpy pandas PIL.Image psutil pydantic ruamel.yaml
-safetensors.torch scipy.stats sqlalchemy.orm torch tqdm
+safetensors.torch scipy.stats sqlalchemy.orm torch torch._dynamo tqdm
 mlflow mlflow.store.artifact.local_artifact_repo mlflow.store.tracking.sqlalchemy_store mlflow.tracking
 dvc.api dvc.cli.parser dvc.dependency dvc.lock dvc.output dvc.repo.experiments.queue.workspace dvc.repo.reproduce dvc.rwlock
 dvc.scm dvc.stage.cache dvc_data.index
@@ -37,6 +37,7 @@ dvc.scm dvc.stage.cache dvc_data.index
 # What a library reads when it is loaded: a process that wants another value loads it itself.
 HELD = ("ATEN_", "MKL_", "NPY_", "ONEDNN_")  # as the stages of most tests set it for themselves
 READ_AT_START = (*HELD, "GLIBC_", "KMP_", "LANG", "LC_", "LD_", "MALLOC_", "MPL", "OMP_", "PYTHON")
+SET_LATER = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONPYCACHEPREFIX", "PYTHONUNBUFFERED")
 CLIENT = """\
 #!{python} -IS
 import os, signal, socket, sys
@@ -66,7 +67,7 @@ os._exit(code)
 
 @contextmanager
 def server(folder: Path) -> Iterator[Path]:
-    """Run the server; yield the folder of programs that goes to the front of PATH. Until it answers, they start cold."""
+    """Run the server; yield the folder of programs that goes to the front of PATH. They wait until it has loaded all."""
     address, programs = folder / "socket", folder / "programs"
     programs.mkdir(parents=True)
     python = getattr(sys, "_base_executable", sys.executable)
@@ -212,14 +213,16 @@ def become(
     plain = [each for each in arguments if each not in ("-B", "-P")]
     is_plain = program != "python" or (bool(plain) and (plain[0] in ("-c", "-m") or plain[0][0] != "-"))
     paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    loaded = sys.modules.keys() | {"sitecustomize", "usercustomize"}
+    loaded = (sys.modules.keys() | {"usercustomize"}) - {"sitecustomize"}
     is_shadowed = any(file.stem in loaded for path in paths for file in Path(path).glob("*"))
     held = {name: value for name, value in loaded_with.items() if name.startswith(HELD)}
     if held | read_at_start() != loaded_with or not is_plain or is_shadowed:
         cold = str(Path(sys.executable).parent / program)
         os.execv(cold, [cold, *arguments])
     sys.path[:0] = paths
-    if program == "dvc":
+    sys.dont_write_bytecode = "-B" in arguments[: -len(plain)] or bool(environment.get("PYTHONDONTWRITEBYTECODE"))
+    sys.pycache_prefix = environment.get("PYTHONPYCACHEPREFIX") or None
+    if program == "dvc" or plain[:2] == ["-m", "dvc"]:
         serve_below(programs, loaded_with)
     # The server's own streams know what its files were, as whether they can be sought.
     for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
@@ -231,6 +234,9 @@ def become(
         setattr(sys, name, new)
         setattr(sys, f"__{name}__", new)
     sys.executable = str(programs / "python")
+    if any((Path(path) / "sitecustomize.py").exists() for path in paths):
+        sys.modules.pop("sitecustomize", None)
+        import_module("sitecustomize")
     if program != "python":
         sys.argv = [str(programs / program), *arguments]
         (command,) = entry_points(group="console_scripts", name=program)
@@ -252,7 +258,7 @@ def become(
 
 def read_at_start() -> dict[str, str]:
     return {
-        name: value for name, value in os.environ.items() if name.startswith(READ_AT_START) and name != "PYTHONPATH"
+        name: value for name, value in os.environ.items() if name.startswith(READ_AT_START) and name not in SET_LATER
     }
 
 
@@ -282,8 +288,9 @@ if __name__ == "__main__":
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "CRITICAL"}  # as samebits does
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     values = read_at_start()
+    listening = listen(Path(sys.argv[1]))
     for library in LIBRARIES.split():
         import_module(library)
     gc.collect()
     gc.freeze()
-    serve(listen(Path(sys.argv[1])), Path(sys.argv[2]), values)
+    serve(listening, Path(sys.argv[2]), values)
