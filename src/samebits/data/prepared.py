@@ -191,9 +191,11 @@ def _parts(folder: Path) -> list[Path]:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(min(size, PART_BYTES)))
         num_bytes = 8 + size + max(each["data_offsets"][1] for name, each in header.items() if name != "__metadata__")
-    parts = [folder / _part_name(number) for number in range(math.ceil(num_bytes / PART_BYTES))]
-    for part, start in zip(parts, range(0, num_bytes, PART_BYTES), strict=True):
-        with _readable(part):
+        starts = range(0, num_bytes, PART_BYTES)
+    parts: list[Path] = []
+    for start in starts:
+        parts.append(folder / _part_name(len(parts)))
+        with _readable(parts[-1]) as part:
             size, expected = part.stat().st_size, min(PART_BYTES, num_bytes - start)
             if size != expected:
                 raise ValueError(f"{size:,} bytes instead of {expected:,}")
