@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors import torch as safetensors
 
-from samebits.data import normalization
+from samebits.data import normalization, prepared
 from samebits.data.prepared import Split
 from samebits.data.sources import shapes
 
@@ -22,7 +22,7 @@ def training_images(num_images: int) -> Split:
 
 def save(data: Split, folder: Path) -> None:
     """Write the images to `folder` as prepare writes those of training."""
-    save_file({"images": data.images, "labels": data.labels}, folder / "train.safetensors")
+    prepared.write_parts(folder / "train", [safetensors.save({"images": data.images, "labels": data.labels})])
 
 
 def nothing(data: Split) -> Split:

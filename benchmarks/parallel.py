@@ -1,32 +1,42 @@
-"""What shards cost in one process, and what a second process gains: the network of the speed recipe, one thread each, float32.
+"""What shards cost in one process, and what a second process gains: steps of the speed recipe, one thread each, float32.
 
-The cores of a machine share memory and clock, so two processes that have nothing to do with each other are measured too: no
-training in two processes can gain more than they do.
+The start is left out: every process prepares the whitening for itself. The cores of a machine share memory and clock, so two
+processes that have nothing to do with each other are measured too: no training in two processes can gain more than they do.
+What they exchange is measured alone, both being ready for it, so it holds no wait for the slower one.
 """
 
 import multiprocessing
 import os
 import tempfile
+import time
 from functools import partial
+from pathlib import Path
 
+import torch
+
+from benchmarks import drawn
 from benchmarks.measure import Measure, Row, in_turn, ratio
 from benchmarks.training import epoch
+from samebits import models, params
 from samebits.training import parallel
 
 NUM_SHARDS = 8
-BATCH_SIZE = 512
-NUM_STEPS = 2
+NUM_STEPS = 2  # of which the first, the start, is measured only for nothing
+NUM_EXCHANGES = 10
+
+settings = params.load(Path("params.yaml")).recipes["speed"]
 
 
-def training(num_shards: int, num_processes: int, are_apart: bool = False) -> Measure:
-    """Some steps in so many shards and processes, one or two, or in each of two processes that are apart: seconds."""
-    if num_processes == 1:
-        return two_steps(num_shards, parallel.ALONE)
+def alone(num_shards: int) -> Measure:
+    """A step in so many shards, in one process: seconds."""
+    return step(num_shards, parallel.ALONE)
+
+
+def in_two(kind: str) -> Measure:
+    """What two processes do, each of which measures: a step together, a step each, or the exchange of a step; seconds."""
     place = f"{tempfile.mkdtemp()}/store"
-    arguments = (num_shards, place, are_apart)
-    multiprocessing.get_context("spawn").Process(target=second, args=arguments, daemon=True).start()
-    team = join(0, place)
-    measure = two_steps(num_shards, parallel.ALONE if are_apart else team)
+    multiprocessing.get_context("spawn").Process(target=second, args=(kind, place), daemon=True).start()
+    team, measure = join(0, place, kind)
 
     def together() -> float:
         team.share(True)
@@ -35,36 +45,54 @@ def training(num_shards: int, num_processes: int, are_apart: bool = False) -> Me
     return together
 
 
-def second(num_shards: int, place: str, are_apart: bool) -> None:
+def second(kind: str, place: str) -> None:
     """Be the second process, until the first one ends."""
-    team = join(1, place)
-    measure = two_steps(num_shards, parallel.ALONE if are_apart else team)
+    team, measure = join(1, place, kind)
     while team.share(None):
         measure()
 
 
-def join(rank: int, place: str) -> parallel.Team:
+def join(rank: int, place: str, kind: str) -> tuple[parallel.Team, Measure]:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
-    return parallel.join(place, NUM_SHARDS)
+    team = parallel.join(place, NUM_SHARDS)
+    if kind == "exchange":
+        return team, exchange(team)
+    return team, step(NUM_SHARDS, team if kind == "together" else parallel.ALONE)
 
 
-def two_steps(num_shards: int, team: parallel.Team) -> Measure:
-    settings = {"precision": "float32", "batch_size": BATCH_SIZE, "num_shards": num_shards, "num_threads": 1}
-    return epoch("speed", NUM_STEPS * BATCH_SIZE, team=team, **settings)
+def step(num_shards: int, team: parallel.Team) -> Measure:
+    update = {"precision": "float32", "num_shards": num_shards, "num_threads": 1}
+    return epoch("speed", NUM_STEPS * settings.train.batch_size, is_start_left_out=True, team=team, **update)
+
+
+def exchange(team: parallel.Team) -> Measure:
+    network = models.build(settings.model, drawn.IMAGE_SHAPE, drawn.NUM_CLASSES, 0)
+    size = sum(each.numel() for each in network.parameters() if each.requires_grad)
+
+    def measure() -> float:
+        gradients = torch.zeros(size)
+        began = time.perf_counter()
+        for _ in range(NUM_EXCHANGES):
+            team.sum(gradients)
+        return (time.perf_counter() - began) / NUM_EXCHANGES
+
+    return measure
 
 
 def rows() -> list[Row]:
     """Return the rows of shards and processes."""
     sides = {
-        "whole mini-batches": partial(training, 1, 1),
-        "8 shards": partial(training, NUM_SHARDS, 1),
-        "8 shards in two processes": partial(training, NUM_SHARDS, 2),
-        "two processes apart": partial(training, NUM_SHARDS, 2, are_apart=True),
+        "whole mini-batches": partial(alone, 1),
+        "8 shards": partial(alone, NUM_SHARDS),
+        "8 shards in two processes": partial(in_two, "together"),
+        "two processes apart": partial(in_two, "apart"),
+        "exchange": partial(in_two, "exchange"),
     }
-    whole, shards, two, apart = in_turn(sides).values()
+    whole, shards, two, apart, exchanged = in_turn(sides).values()
     twice = [2 * seconds for seconds in shards]
     return [
-        ratio("speed, float32, one thread: 8 shards / none", "none", shards, whole),
+        ratio("a step of speed, float32, one thread: 8 shards / none", "none", shards, whole),
         ratio("the same in 8 shards: 1 process / 2", "2", shards, two),
-        ratio("the machine: two such trainings, one after the other / at once", "at once", twice, apart),
+        ratio("the machine: two such steps, one after the other / at once", "at once", twice, apart),
+        ratio("in two processes: a step / its exchange of gradients", "exchange", two, exchanged),
     ]

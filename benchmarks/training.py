@@ -1,7 +1,9 @@
 """One epoch of a recipe on drawn images: a side of several rows."""
 
+import copy
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,14 @@ def epoch(
     num_images: int,
     is_portable: bool = False,
     is_mapped: bool = False,
+    is_start_left_out: bool = False,
     team: "Team | None" = None,
     **settings: Any,
 ) -> Measure:
-    """Return what measures an epoch of the recipe `name`, changed by `settings`, as train runs it: seconds."""
+    """Return what measures an epoch of the recipe `name`, changed by `settings`, as train runs it: seconds.
+
+    With `is_start_left_out` all but the first measuring go on from the first moment at which the training can be resumed.
+    """
     from samebits import portability
 
     if is_portable:  # before PyTorch is imported
@@ -40,10 +46,17 @@ def epoch(
             drawn.save(data, Path(folder))
             data = prepared.read_split(Path(folder), "train")
 
+    started: list[loop.State] = []
+
+    def pause(_: int, state: Callable[[], loop.State]) -> None:
+        if is_start_left_out and not started:
+            started.append(copy.deepcopy(state()))
+
     def measure() -> float:
         network = models.build(recipe.model, drawn.IMAGE_SHAPE, drawn.NUM_CLASSES, 0)
-        began = time.perf_counter()
-        loop.train(network, data, drawn.nothing(data), once, 0, lambda *_: None, team=team or parallel.ALONE)
+        none, began = drawn.nothing(data), time.perf_counter()
+        state = copy.deepcopy(started[0]) if started else None
+        loop.train(network, data, none, once, 0, lambda *_: None, pause, state, team or parallel.ALONE)
         return time.perf_counter() - began
 
     return measure

@@ -766,7 +766,7 @@ def test_what_a_killed_prepare_leaves_is_a_note(fresh: Repository, check: Any) -
     fresh.edit(lambda values: values["data"]["shapes"].update(num_train=4000))
     process = fresh.start("python", "stages/prepare.py")
     folder, deadline = fresh.root / "data/prepared", time.monotonic() + 60
-    while not list(folder.glob(".train.safetensors.*/train.safetensors")):
+    while not list(folder.glob(".train.*/train/0000.part")):
         assert time.monotonic() < deadline and process.poll() is None
     os.killpg(process.pid, signal.SIGSTOP)  # it lives on, and what it writes is no leftover
     assert not any("killed processes" in line for line in check(fresh)[1])

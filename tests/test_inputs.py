@@ -166,7 +166,7 @@ def test_git_and_data_are_watched_too(longer: Repository, what: str) -> None:
     change_code(longer)
     longer.commit("other code")
     longer.run("git", "checkout", "--quiet", "main")
-    images = longer.root / "data/prepared/train.safetensors"
+    images = longer.root / "data/prepared/train/0000.part"
 
     def spoil() -> None:
         content = images.read_bytes()
@@ -177,7 +177,7 @@ def test_git_and_data_are_watched_too(longer: Repository, what: str) -> None:
     code, output = while_it_trains(longer, edit)
     assert code != 0
     (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert (CODE if what == "checkout" else "data/prepared/train.safetensors") in line
+    assert (CODE if what == "checkout" else "data/prepared/train ") in line
     longer.run("git", "checkout", "--quiet", "main")
     if what == "prepared data":
         longer.run(*re.findall(r"undo the edit \(`([^`]*)`\)", line)[0].split(), "--force")

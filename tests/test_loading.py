@@ -1,5 +1,6 @@
 """`samebits.load`: what it returns of each kind of result, what it costs, and the page and the notebook that show it."""
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -66,6 +67,23 @@ def test_each_kind_of_result(known: Repository) -> None:
         assert list(predicted["predicted"]) == list(table["predicted"][:3])
         np.testing.assert_allclose(predicted.filter(like="probability_"), evaluated[:3], rtol=0, atol=1e-5)
     assert known.status() == before
+
+
+def test_results_of_earlier_versions_have_their_test_images_in_one_file(done: Repository) -> None:
+    path, part = done.root / "dvc.lock", done.root / "data/prepared/test/0000.part"
+    today = path.read_text()
+    lock = yaml.safe_load(today)
+    for entry in (*lock["stages"]["prepare"]["outs"], *lock["stages"]["evaluate"]["deps"]):
+        if entry["path"] == "data/prepared/test":
+            entry |= {"path": "data/prepared/test.safetensors", "md5": hashlib.md5(part.read_bytes()).hexdigest()}
+    path.write_text(yaml.safe_dump(lock))
+    done.commit("the same, as an earlier version recorded it")
+    path.write_text(today)
+    done.commit("today")
+    earlier, now = (samebits.load(name, done.root) for name in ("HEAD~1", "HEAD"))
+    assert earlier.revision.test_images() != now.revision.test_images()
+    assert np.array_equal(earlier.test_images, now.test_images)
+    done.run("samebits", "report", "HEAD~1", "--against", "HEAD")
 
 
 def test_images_are_treated_as_by_the_command(done: Repository) -> None:

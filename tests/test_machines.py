@@ -342,12 +342,10 @@ def test_a_machine_whose_bits_would_be_others_is_refused_by_name(pair: tuple[Rep
         other.edit(lambda values: values.update(seed=1, num_processes=2, checkpoint_every_seconds=5))
         loop = other.root / "src/samebits/training/loop.py"
         loop.write_text(loop.read_text().replace("network.train()", "network.eval()"))
-        (other.root / "data/prepared/train.safetensors").unlink()
+        shutil.rmtree(other.root / "data/prepared/train")
         line = refusal(other, address)
         assert line.startswith("error: this machine would compute other bits than the first one (seed 0 → 1, data/")
-        assert re.search(
-            r"data/prepared/train.safetensors \w{7} → absent, src/samebits/training/loop.py \w{7} → \w{7}\)", line
-        )
+        assert re.search(r"data/prepared/train \w{7} → absent, src/samebits/training/loop.py \w{7} → \w{7}\)", line)
         with socket.create_server(("127.0.0.1", 0)) as held:
             address = f"127.0.0.1:{held.getsockname()[1]}"
             taken = first.run("python", "stages/train.py", ok=False, SAMEBITS_LISTEN=address)

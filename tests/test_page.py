@@ -130,7 +130,7 @@ def test_a_hundred_classes_of_large_noise_with_names_from_hell(
     images = random.integers(0, 256, (1000, 60, 40, 3), dtype=np.uint8)
     description = prepared.Description("folder", names, (3, 60, 40), Normalization((0.5,) * 3, (0.25,) * 3))
     split = RawSplit(images, labels)
-    for path in (*root.glob("data/prepared/*"), *root.glob("data/model/check*"), *root.glob("data/evaluation/*")):
+    for path in (*root.glob("data/prepared/*.json"), *root.glob("data/model/check*"), *root.glob("data/evaluation/*")):
         path.unlink()
     prepared.write(root / "data/prepared", description, {name: split for name in prepared.SPLITS})
     weights = {"fc.weight": torch.randn(100, 3 * 60 * 40), "fc.bias": torch.zeros(100)}

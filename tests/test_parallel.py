@@ -23,11 +23,13 @@ from torch.multiprocessing import start_processes
 
 from samebits import core_locks, models, params, paths, stage
 from samebits.data.prepared import Split
+from samebits.errors import UserError
 from samebits.models import speed
 from samebits.stage import workers
 from samebits.training import loop, parallel
 from tests.conftest import PROJECT, Repository
 from tests.example_parts import RECIPES
+from tests.test_cifar10 import NEEDS_MOUNT, small_disk
 from tests.test_kill import wait_until
 from tests.test_optimizers import through_disk
 from tests.test_training import random_split
@@ -245,6 +247,36 @@ def test_a_mistake_is_one_line_and_a_bug_keeps_its_traceback(prepared: Repositor
     failed = prepared.run("python", "stages/train.py", ok=False)
     assert failed.returncode == 1
     assert failed.stderr.count("Traceback") == 1 and "assert step == 0" in failed.stderr
+
+
+@NEEDS_MOUNT
+def test_a_disk_that_fills_in_one_process_is_one_line(prepared: Repository, tmp_path: Path) -> None:
+    prepared.repro("prepare")
+    prepared.edit(lambda values: (in_shards(values), values.update(num_processes=2)))
+    code, fill = (
+        prepared.root / "src/samebits/training/parallel.py",
+        "Path(tempfile.gettempdir(), 'f').write_bytes(bytes(2**21))",
+    )
+    changed = f"not (step and self._team.rank) or {fill}\n        shards = indices"
+    code.write_text(code.read_text().replace("shards = indices", changed))
+    with small_disk(tmp_path / "disk", "1m") as disk:  # which holds what the second process prints
+        failed = prepared.run("python", "stages/train.py", ok=False, TMPDIR=str(disk))
+        (line,) = (line for line in failed.stderr.splitlines() if not line.startswith("warning: MLflow did not record"))
+        assert failed.returncode == 1
+        assert line.startswith("error: training process 2 of 2 failed and could not write why: is ")
+        assert f"{disk} full?" in line and "TMPDIR" in line
+
+
+@NEEDS_MOUNT
+def test_a_full_disk_where_processes_meet_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with small_disk(tmp_path / "disk", "4k") as disk:
+        (disk / "full").write_bytes(bytes(4096))
+        monkeypatch.setattr(tempfile, "tempdir", str(disk))
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(disk / "error.json"))
+        with pytest.raises(UserError, match=f"meet in files of {disk}, .*No space left on device.*TMPDIR"):
+            parallel._leave(RuntimeError("write: No space left on device"))
+        with core_locks.Turn(1).taken():  # which notes who computes there
+            pass
 
 
 def of(process: "subprocess.Popen[str]") -> list[psutil.Process]:

@@ -33,7 +33,7 @@ KINDS = ("per_channel", "half", "none")
 NUM_VALIDATION = 100
 PROCESSOR_FEATURES = [name for name in __cpu_dispatch__ if __cpu_features__[name]]
 AVX512 = [name for name in PROCESSOR_FEATURES if name == "X86_V4" or "AVX512" in name]
-FILES = ["dataset.json", "test.safetensors", "train.safetensors", "validation.safetensors"]
+FILES = ["dataset.json", "test/0000.part", "train/0000.part", "validation/0000.part"]
 
 
 def random_images(num_images: int, low: int = 0, high: int = 256) -> np.ndarray:
@@ -231,7 +231,7 @@ def test_statistics_are_of_the_training_images_alone_and_normalize_every_split(r
 def test_the_tensors_are_float16_and_say_what_they_are(result: Path) -> None:
     recorded = json.loads((result / "prepared/dataset.json").read_text())
     for name, number in {"train": 300, "validation": 100, "test": 100}.items():
-        path = result / f"prepared/{name}.safetensors"
+        path = result / f"prepared/{name}/0000.part"  # the only part, so the whole file
         with safe_open(path, framework="pt") as file:
             metadata = json.loads(file.metadata()["samebits"])
             images, labels = file.get_tensor("images"), file.get_tensor("labels")
@@ -382,9 +382,8 @@ def test_a_write_that_the_system_refuses_leaves_the_old_file(tmp_path: Path) -> 
     with refused_beyond(100_000), pytest.raises(UserError) as caught:
         prepared.write(tmp_path, describe(parts["train"].images), parts | {"train": a_split(20, 9)})
     line = str(caught.value)
-    assert str(tmp_path / "train.safetensors") in line and "too large" in line and "\n" not in line
+    assert str(tmp_path / "train") in line and "too large" in line and "\n" not in line
     assert digests(tmp_path) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
 
 
 def test_a_refused_write_to_an_open_file_says_to_which(tmp_path: Path) -> None:
@@ -402,7 +401,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(fresh: Repository) -> None:
         done = fresh.run("python", "stages/prepare.py", ok=False)
         assert done.returncode == 1 and done.stdout == ""
         (line,) = done.stderr.splitlines()
-        assert line.startswith("error: data/prepared/train.safetensors could not be written: ")
+        assert line.startswith("error: data/prepared/train could not be written: ")
         assert "No space left on device" in line
         assert listing(folder) == []
 
@@ -425,15 +424,68 @@ SPOILS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".safetensors")])
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith(".part")])
 @pytest.mark.parametrize("spoil", SPOILS)
 def test_a_damaged_split_is_named(name: str, spoil: str, mine: Path) -> None:
     path = mine / name
     path.write_bytes(SPOILS[spoil](path.read_bytes()))
     with pytest.raises(UserError) as caught:
-        prepared.read_split(mine, path.stem)
+        prepared.read_split(mine, path.parent.name)
     assert str(caught.value).startswith(f"{path} is damaged (") and "\n" not in str(caught.value)
     assert str(caught.value).endswith("): remove it and run `dvc repro`")
+
+
+@pytest.fixture
+def cut(mine: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the prepared training images in parts of 500,000 bytes, of which the last is smaller."""
+    whole = (mine / "train/0000.part").read_bytes()
+    monkeypatch.setattr(prepared, "PART_BYTES", 500_000)
+    pieces = (whole[start : start + 7_000] for start in range(0, len(whole), 7_000))
+    assert prepared.write_parts(mine / "train", pieces) == hashlib.sha256(whole).hexdigest()
+    parts = sorted((mine / "train").iterdir())
+    assert [path.name for path in parts] == ["0000.part", "0001.part", "0002.part", "0003.part"]
+    assert [path.stat().st_size for path in parts] == [500_000] * 3 + [len(whole) - 1_500_000]
+    assert b"".join(path.read_bytes() for path in parts) == whole
+    return mine
+
+
+def test_parts_of_a_split_are_read_as_one(cut: Path, result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with prepared.shared_copies(cut, ["train"]) as copies:
+        in_parts = [prepared.read_split(cut, "train"), prepared.read_split(cut, "train", copies)]
+    in_parts.append(prepared.look_at(cut / "train"))
+    monkeypatch.undo()
+    whole = prepared.read_split(result / "prepared", "train")
+    shutil.copy(result / "prepared/train/0000.part", cut / "train.safetensors")  # as earlier versions wrote it
+    for split in (*in_parts, prepared.look_at(cut / "train.safetensors")):
+        assert split.images.equal(whole.images) and split.labels.equal(whole.labels)
+
+
+@pytest.mark.parametrize("name", ["0000.part", "0002.part", "0003.part"])
+def test_a_missing_damaged_or_additional_part_is_named(name: str, cut: Path) -> None:
+    part = cut / "train" / name
+    added = cut / "train/0004.part"
+    shutil.copy(part, added)
+    with pytest.raises(UserError) as caught:
+        prepared.read_split(cut, "train")
+    assert str(caught.value) == f"{added} is no part of the prepared images: remove it and run `dvc repro`"
+    added.unlink()
+    os.truncate(part, 100_000)
+    with pytest.raises(UserError, match=r"is damaged \(100,000 bytes instead of [\d,]+\): remove it and run") as caught:
+        prepared.look_at(cut / "train")
+    assert str(caught.value).startswith(f"{part} ")
+    part.unlink()
+    with pytest.raises(UserError) as caught, prepared.shared_copies(cut, ["train"]):
+        pass
+    assert str(caught.value) == f"{part} is not there: run `dvc repro`"
+
+
+@NEEDS_MOUNT
+def test_a_disk_without_room_for_the_copy_is_one_line(result: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "2500k") as disk:
+        shutil.copytree(result / "prepared/train", disk / "train")
+        with pytest.raises(UserError, match=f"{disk}/train could not be copied: No space left on device") as caught:
+            prepared.read_split(disk, "train")
+        assert "make room there" in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"null", b"\xff", b'{"normalization": 1}'])
@@ -446,11 +498,13 @@ def test_a_damaged_description_is_named(content: bytes, mine: Path) -> None:
 
 
 def test_missing_files_are_named(mine: Path) -> None:
-    for name in FILES:
-        (mine / name).unlink()
-    with pytest.raises(UserError) as caught:
-        prepared.read_split(mine, "validation")
-    assert str(caught.value) == f"{mine / 'validation.safetensors'} is not there: run `dvc repro`"
+    (mine / "dataset.json").unlink()
+    (mine / "train/0000.part").unlink()
+    shutil.rmtree(mine / "validation")
+    for name, what in {"train": "train/0000.part", "validation": "validation"}.items():
+        with pytest.raises(UserError) as caught:
+            prepared.read_split(mine, name)
+        assert str(caught.value) == f"{mine / what} is not there: run `dvc repro`"
     with pytest.raises(UserError) as caught:
         prepared.read_description(mine)
     assert str(caught.value) == f"{mine / 'dataset.json'} is not there: run `dvc repro`"
@@ -459,7 +513,8 @@ def test_missing_files_are_named(mine: Path) -> None:
 def test_a_split_that_may_not_be_read_is_not_called_missing(mine: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:  # not pytest's own, which an unprivileged user cannot enter
         Path(folder).chmod(0o755)
-        path = Path(shutil.copy(mine / "test.safetensors", folder))
+        shutil.copytree(mine / "test", Path(folder) / "test")
+        path = Path(folder) / "test/0000.part"
         path.chmod(0)
         with as_nobody(), pytest.raises(PermissionError) as caught:
             prepared.read_split(Path(folder), "test")
@@ -467,10 +522,10 @@ def test_a_split_that_may_not_be_read_is_not_called_missing(mine: Path) -> None:
 
 
 def test_folders_in_place_of_files_are_named(mine: Path) -> None:
-    for name in ("train.safetensors", "dataset.json"):
+    for name in ("train/0000.part", "dataset.json"):
         (mine / name).unlink()
         (mine / name).mkdir()
-    with pytest.raises(UserError, match=r"train\.safetensors is damaged"):
+    with pytest.raises(UserError, match=r"train/0000\.part is damaged"):
         prepared.read_split(mine, "train")
     with pytest.raises(UserError, match=r"dataset\.json is damaged"):
         prepared.read_description(mine)
@@ -487,18 +542,16 @@ print(*[line for line in Path("/proc/self/maps").read_text().splitlines() if "(d
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="files without a name are found in Linux's /proc")
 def test_processes_map_one_copy_that_no_edit_reaches(mine: Path) -> None:
-    path = mine / "test.safetensors"
+    path = mine / "test/0000.part"
     expected = prepared.read_split(mine, "test").images.clone()
     with prepared.shared_copies(mine, ["test"]) as copies:
         (copy,) = copies.iterdir()
-        assert copy.stat().st_nlink == 0 and listing(mine) == sorted(FILES)
+        assert copy.stat().st_nlink == 0 and sorted(digests(mine)) == sorted(FILES)
         done = subprocess.run([sys.executable, "-c", MAPPING, mine, copies], capture_output=True, text=True, check=True)
         assert f" {copy.stat().st_ino} " in done.stdout
         split = prepared.read_split(mine, "test", copies)
         path.write_bytes(b"other")
         assert split.images.equal(expected)
-        with pytest.raises(
-            UserError, match=r"test\.safetensors changed while the training was starting: run `dvc repro`"
-        ):
+        with pytest.raises(UserError, match=r"test changed while the training was starting: run `dvc repro`"):
             prepared.read_split(mine, "test", copies)
     assert not copies.exists() and split.images.equal(expected)

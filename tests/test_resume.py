@@ -146,7 +146,8 @@ def test_a_full_disk_costs_a_line_and_the_point_before_stays(
         mine = points(disk)
         with mine.held():
             mine.save(1, {"step": 1})
-            mine.save(2, {"tensor": torch.zeros(1_000_000)})
+            for step in (2, 3):
+                mine.save(step, {"tensor": torch.zeros(1_000_000)})
             assert mine.newest() == {"step": 1}
         assert [path.name for path in (disk / "key").iterdir() if path.name.startswith(".")] == []
     finally:

@@ -110,6 +110,42 @@ def test_without_one_shared_object_a_colleague_works(quick: Repository, tmp_path
     assert "work" in third.repro("--pull")
 
 
+def test_a_transfer_that_breaks_off_costs_one_part(prepared: Repository, tmp_path: Path) -> None:
+    code = prepared.root / "src/samebits/data/prepared.py"
+    code.write_text(code.read_text().replace("PART_BYTES = 64_000_000", "PART_BYTES = 1_000_000"))
+    prepared.edit(lambda values: values.update(recipe="linear"))
+    prepared.repro()
+    prepared.commit("its result")
+    remote = remotes.folder(tmp_path / "team")
+    remote.add_to(prepared)
+    share(prepared)
+    gate = ("python", "-m", "samebits.gate.remote_check")
+    prepared.run(*gate)
+    md5 = hashlib.md5((prepared.root / "data/prepared/train/0001.part").read_bytes()).hexdigest()
+    there, aside = tmp_path / "team/files/md5" / md5[:2] / md5[2:], tmp_path / "aside"
+    there.rename(aside)
+    there.write_bytes(aside.read_bytes()[:1000])
+    assert "holds only a part of data/prepared/train: " in the_line(prepared.run(*gate, ok=False))
+    there.unlink()
+    assert "lacks data/prepared/train/0001.part: " in the_line(prepared.run(*gate, ok=False))
+    second = clone(prepared, "second")
+    assert second.run("dvc", "pull", ok=False).returncode != 0
+    cached = set((second.root / ".dvc/cache/files/md5").glob("??/*"))
+    aside.rename(there)
+    second.run("dvc", "pull")
+    fetched = set((second.root / ".dvc/cache/files/md5").glob("??/*")) - cached
+    assert [path.parent.name + path.name for path in fetched if not path.name.endswith(".dir")] == [md5]
+    assert second.repro() == []
+    # Other commands find the parts in the cache, whatever lies in the workspace, or on the remote.
+    shutil.rmtree(second.root / "data/prepared")
+    second.run("samebits", "report", "HEAD")
+    shutil.rmtree(second.root / ".dvc/cache")
+    second.run("samebits", "report", "HEAD")
+    there.unlink()
+    shutil.rmtree(second.root / ".dvc/cache", ignore_errors=True)
+    second.run("samebits", "report", "HEAD")  # its test images have one part
+
+
 def test_every_kind_of_remote_restores_what_was_shared(quick: Repository, remote: Remote) -> None:
     remote.add_to(quick)
     # Killed as soon as something has arrived, and repeated.

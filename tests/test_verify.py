@@ -164,7 +164,7 @@ def test_parameters_committed_without_their_result_are_named_with_what_they_chan
     assert "  seed in params.yaml (train)\n" in before
     assert "  recipes.lab.train in params.yaml (train)\n" in before
     assert "  recipes.lab.determinism in params.yaml (train)\n" in before
-    assert result.verdict("data/prepared/train.safetensors") == "identical"
+    assert result.verdict("data/prepared/train") == "identical"
     assert result.verdict(CHECKPOINT) == result.verdict(HISTORY) == "different"
     assert result.line("first difference:") == f"{CHECKPOINT} of train"
     assert f"step 50: train_loss {recorded} → " in result.line(f"{HISTORY}:")

@@ -4,35 +4,41 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from samebits.errors import UserError, printable
 
 # Inode, size, and the times of the last change of content and of metadata in nanoseconds. Every write changes one of them.
-Signature = tuple[int, int, int, int] | None
+# Of a folder, the names and signatures of what it holds.
+Signature = tuple[Any, ...] | None
 
 written: dict[str, Signature] = {}  # of each file that this process has written, by its path from the working folder
 _RANDOM = r"[a-z0-9_]{8}"  # what `tempfile` appends to a prefix
 
 
 def signature(path: Path) -> Signature:
-    """Return the current signature of a file; None if it does not exist."""
+    """Return the current signature of a file or folder; None if it does not exist."""
     try:
         status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            return tuple((each.name, signature(each)) for each in sorted(path.iterdir()))
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, is_folder: bool = False) -> Iterator[Path]:
     """Yield a temporary path to write to; when the block ends without an error, the file becomes `path`, durably.
 
     The temporary file lies beside `path`, so that the rename is atomic. If the block raises, it is removed and `path`
     stays as it was. What killed processes left of earlier writes is removed too. An OSError always names a file.
+    With `is_folder` it is an empty folder, for files. `path` is absent for a moment if there was one before.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,11 +46,14 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.rmtree(leftover, ignore_errors=True)
         with _temporary_folder(path) as folder:
             temporary = folder / path.name
-            temporary.touch()
+            temporary.mkdir() if is_folder else temporary.touch()
             permissions = temporary.stat().st_mode
             yield temporary
             temporary.chmod(permissions)  # some libraries write files that only their owner may read
-            _fsync(temporary)
+            for each in (*temporary.glob("*"), temporary):
+                _fsync(each)
+            if is_folder and path.exists():
+                os.replace(path, folder / "before")
             os.replace(temporary, path)
             written[path.as_posix()] = signature(path)
         _fsync(path.parent)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -95,8 +95,9 @@ def _hold(locks: list[FileLock], number: int) -> int:
         if held < number and not lock.is_locked:
             try:
                 lock.acquire(timeout=0)
-                Path(lock.lock_file).write_text(str(os.getpid()))
                 held += 1
+                with suppress(OSError):  # a full disk must not end a training
+                    Path(lock.lock_file).write_text(str(os.getpid()))
             except Timeout:
                 held += _is_held_by_a_stopped_process(Path(lock.lock_file))
     return held

@@ -101,8 +101,8 @@ class LoadedResult:
 
         from samebits.data import prepared
 
-        with self.revision.copied(paths.split("test")) as copy:
-            images = prepared.look_at_split(copy.parent, "test").images
+        with self.revision.copied(self.revision.test_images()) as copy:
+            images = prepared.look_at(copy).images
         return np.concatenate([self.normalization.pixels(part.numpy()) for part in images.split(1000)])
 
     def network(self, device: str = "cpu") -> "nn.Module":

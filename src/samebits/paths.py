@@ -29,5 +29,10 @@ ARTIFACTS = "mlartifacts"
 
 
 def split(name: str) -> str:
-    """Return where the prepared images of a split lie: train, validation or test."""
+    """Return the folder of the prepared images of a split: train, validation or test."""
+    return f"{PREPARED}/{name}"
+
+
+def whole_split(name: str) -> str:
+    """Return the file that held the prepared images of a split in results of earlier versions."""
     return f"{PREPARED}/{name}.safetensors"

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from samebits.errors import UserError
 from samebits.params import Params
-from samebits.paths import CHECKPOINT, DATASET, HISTORY, LOCK, METRICS, PARAMETERS, PIPELINE
+from samebits.paths import CHECKPOINT, DATASET, HISTORY, LOCK, METRICS, PARAMETERS, PIPELINE, split, whole_split
 from samebits.repository import cache as caches
 from samebits.repository import dvc_lock, git
 from samebits.repository.digests import md5_if_readable, md5_of
@@ -77,13 +77,14 @@ class Result:
     def read(self, path: str) -> bytes | None:
         """Return what `at_hand` does; if that is nothing, ask DVC's default remote of today, whatever the revision."""
         content, md5 = self.at_hand(path), self.md5(path)
-        if content is None and md5:
-            try:
-                with open_remote(self.root, None, caches.settings(self.root)) as remote:
-                    return remote.read_object(md5)
-            except UserError:
-                pass
-        return content
+        return self._from_remote(md5) if content is None and md5 else content
+
+    def _from_remote(self, md5: str) -> bytes | None:
+        try:
+            with open_remote(self.root, None, caches.settings(self.root)) as remote:
+                return remote.read_object(md5)
+        except UserError:
+            return None
 
     def require(self, path: str) -> bytes:
         """Return the content of an output. Raises UserError, which says what to do, if it is nowhere to be found."""
@@ -91,23 +92,41 @@ class Result:
             raise UserError(f"{self} records no {path}: run `dvc repro` there and commit dvc.lock")
         if (content := self.read(path)) is not None:
             return content
+        raise self._missing(path)
+
+    def _missing(self, path: str) -> UserError:
         if self.is_workspace:
-            raise UserError(f"{path} is not in the workspace as dvc.lock records it: run `dvc pull` or `dvc repro`")
-        raise UserError(
+            return UserError(f"{path} is not in the workspace as dvc.lock records it: run `dvc pull` or `dvc repro`")
+        return UserError(
             f"{path} of {self} is neither in DVC's cache nor on its remote: run `dvc push` where it was made, "
             f"or make it again: git checkout {self.commit[:7]}, dvc repro"
         )
 
     @contextmanager
     def copied(self, path: str) -> Iterator[Path]:
-        """Yield a path to read an output from, with its own file name. Raises UserError as `require` does."""
+        """Yield a path to read an output from, a file or folder, with its own name. Raises UserError as `require` does."""
         with tempfile.TemporaryDirectory(prefix="samebits-") as folder:
             copy = Path(folder) / Path(path).name
             if place := self.place(path):  # which need not fit into memory
                 copy.symlink_to(place.absolute())
+            elif (self.md5(path) or "").endswith(".dir"):
+                copy.mkdir()
+                for name, md5 in caches.members(self.require(path)).items():
+                    (copy / name).parent.mkdir(parents=True, exist_ok=True)
+                    if md5_if_readable(place := self.cache.path(md5)) == md5:
+                        (copy / name).symlink_to(place.absolute())
+                    elif (content := self._from_remote(md5)) is not None:
+                        (copy / name).write_bytes(content)
+                    else:
+                        raise self._missing(f"{path}/{name}")
             else:
                 copy.write_bytes(self.require(path))
             yield copy
+
+    def test_images(self) -> str:
+        """Return the path of its prepared test images: a folder of parts, or one file in results of earlier versions."""
+        whole = whole_split("test")
+        return whole if self.md5(whole) else split("test")
 
     def require_complete(self) -> None:
         """Raise UserError unless every stage recorded what it made of today's outputs of the stages before."""

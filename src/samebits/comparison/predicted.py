@@ -24,6 +24,7 @@ class Predicted:
     predictions: Predictions
     description: prepared.Description
     test_sha256: str | None  # of the test images; None in results of earlier versions
+    prepared_sha256: str  # of the test images as they are prepared
     parameters: dict[str, str]  # those that decided it, by dotted name without the recipe's
 
     @property
@@ -39,10 +40,11 @@ def load(revision: Result) -> Predicted:
     try:
         values = json.loads(content)
         description, test_sha256 = prepared.Description.from_json(values), values.get("raw_sha256", {}).get("test")
+        prepared_sha256 = values["sha256"]["test"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{paths.DATASET} of {revision} is damaged ({error})") from None
     table = predictions.read(revision.require(paths.PREDICTIONS), f"{paths.PREDICTIONS} of {revision}")
-    return Predicted(revision, table, description, test_sha256, _parameters(revision))
+    return Predicted(revision, table, description, test_sha256, prepared_sha256, _parameters(revision))
 
 
 def differences(a: Result, b: Result) -> list[str]:
@@ -87,7 +89,7 @@ def _are_same_images(a: Predicted, b: Predicted) -> bool:
     if a.description.source != b.description.source:
         return False
     if a.description.normalization == b.description.normalization:
-        return a.revision.md5(paths.split("test")) == b.revision.md5(paths.split("test"))
+        return a.prepared_sha256 == b.prepared_sha256
     if a.description.source == "folder":
         old = b if a.test_sha256 else a
         raise UserError(

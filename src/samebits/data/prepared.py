@@ -1,19 +1,23 @@
-"""Prepared data on disk: a safetensors file for each split, and a description that identifies them all.
+"""Prepared data on disk: a safetensors file for each split, cut into parts, and a description that identifies them all.
+
+Parts have PART_BYTES each but for the last, so DVC sends and stores a large split piece by piece: a transfer that breaks off costs
+one of them. One after the other they are the file: `cat data/prepared/train/* > train.safetensors`.
 
 `dataset.json` says what the tensors mean (source, class names, normalization) and holds the SHA-256 of each split, so its
 own hash identifies the whole. `raw_sha256` is the same for the same images, however they are normalized. `skipped` lists the
 broken files that were left out, if there are any.
 """
 
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -27,9 +31,12 @@ from samebits.errors import UserError
 if TYPE_CHECKING:
     from samebits.data.raw import RawSplit
 
+PART_BYTES = 64_000_000  # whole blocks of any file system, so that it can share them with a copy
 TRAINED_ON = ("train", "validation")
 SPLITS = (*TRAINED_ON, "test")
 DESCRIPTION = "dataset.json"
+
+_NO_FILE = (IsADirectoryError, NotADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,8 @@ class Split:
 
 
 def write(folder: Path, description: Description, splits: dict[str, "RawSplit"], skipped: tuple[str, ...] = ()) -> None:
-    """Normalize and write every split of SPLITS to `folder`, then the description; each file completely or not at all."""
-    digests = {name: _write_split(folder / f"{name}.safetensors", description, splits[name]) for name in SPLITS}
+    """Normalize and write every split of SPLITS to `folder`, then the description; each of them completely or not at all."""
+    digests = {name: _write_split(folder / name, description, splits[name]) for name in SPLITS}
     values = description.to_json() | {"num_images": {name: len(split) for name, split in splits.items()}}
     for place, key in enumerate(("sha256", "raw_sha256")):
         values[key] = {name: digest[place] for name, digest in digests.items()}
@@ -90,33 +97,38 @@ def require_written(folder: Path, digests: dict[str, str]) -> None:
     described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["sha256"]
     for name, sha256 in digests.items():
         if described[name] != sha256:
-            path = folder / f"{name}.safetensors"
             raise UserError(
-                f"{path} is not what prepare wrote: run `dvc repro --force --single-item prepare`, then `dvc repro`"
+                f"{folder / name} is not what prepare wrote: run `dvc repro --force --single-item prepare`, then `dvc repro`"
             )
 
 
 def read_split(folder: Path, name: str, copies: Path | None = None) -> Split:
     """Return one split of SPLITS; its images are mapped, so indexing reads them from disk.
 
-    They are those of a private copy without a name: an edit of the file would change the images of a running training, and a
-    truncation would kill it. The copy is that of `copies`, which `shared_copies` yielded in another process, or one beside
-    the file. Raises UserError if the split is missing or damaged, or differs from what was copied.
+    They are those of a private copy of all parts without a name: an edit of a part would change the images of a running training,
+    and a truncation would kill it. The copy is that of `copies`, which `shared_copies` yielded in another process, or one beside
+    the parts. Raises UserError if a part is missing, damaged or one too many, or if the split differs from what was copied.
     """
-    with _readable(folder / f"{name}.safetensors") as path:
+    with _readable(folder / name) as path:
         if copies:
-            copy = copies / path.name
-            if _version(path.stat()) != _version(copy.stat()):
+            copy = copies / name
+            if _version(path.iterdir()) != _version([copy]):
                 raise UserError(f"{path} changed while the training was starting: run `dvc repro` again")
             return _mapped(str(copy))
-        with _private_copy(path) as file:
+        with _private_copy(path, _parts(path)) as file:
             return _mapped(f"/dev/fd/{file.fileno()}")
 
 
-def look_at_split(folder: Path, name: str) -> Split:
-    """Return a split as `read_split` does, but without a copy: for a look at some images, which no result depends on."""
-    with _readable(folder / f"{name}.safetensors") as path:
-        return _mapped(str(path))
+def look_at(path: Path) -> Split:
+    """Return a split as `read_split` does, but of one part without a copy: for a look at images, which no result depends on.
+
+    `path` is the folder of the split, or the one file that it is in results of earlier versions.
+    """
+    parts = [path] if path.is_file() else _parts(path)
+    if len(parts) > 1:
+        return read_split(path.parent, path.name)
+    with _readable(parts[0]):
+        return _mapped(str(parts[0]))
 
 
 @contextmanager
@@ -128,30 +140,72 @@ def shared_copies(folder: Path, names: Collection[str]) -> Iterator[Path]:
     with ExitStack() as opened:
         links = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="samebits-")))
         for name in names:
-            with _readable(folder / f"{name}.safetensors") as path:
-                copy = opened.enter_context(_private_copy(path))
-                (links / path.name).symlink_to(f"/proc/{os.getpid()}/fd/{copy.fileno()}")
+            copy = opened.enter_context(_private_copy(folder / name, _parts(folder / name)))
+            (links / name).symlink_to(f"/proc/{os.getpid()}/fd/{copy.fileno()}")
         yield links
 
 
 @contextmanager
-def _private_copy(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a copy beside a file, without a name, and with the same time of modification."""
-    with path.open("rb") as original, tempfile.TemporaryFile(dir=path.parent) as copy:
-        modified_ns = os.fstat(original.fileno()).st_mtime_ns
+def _private_copy(path: Path, parts: list[Path]) -> Iterator[IO[bytes]]:
+    """Yield one copy of the parts of a split, beside its folder, without a name, and with the time of the last modification."""
+    _, modified_ns = _version(parts)
+    with tempfile.TemporaryFile(dir=path.parent) as copy:
+        try:
+            for part in parts:
+                _append(part, copy)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            os.ftruncate(copy.fileno(), 0)  # room for what has not been flushed
+            raise UserError(
+                f"{path} could not be copied: {error.strerror}; whoever reads it maps a copy in {path.parent}, as large as the split: "
+                "make room there"
+            ) from None
+        os.utime(copy.fileno(), ns=(modified_ns, modified_ns))
+        yield copy
+
+
+def _append(path: Path, copy: IO[bytes]) -> None:
+    with path.open("rb") as original:
         try:
             # Without its blocks if the file system can share them.
             while os.copy_file_range(original.fileno(), copy.fileno(), 2**30):
                 pass
         except (AttributeError, OSError):  # on macOS; across file systems of older kernels
             shutil.copyfileobj(original, copy)
-        copy.flush()
-        os.utime(copy.fileno(), ns=(modified_ns, modified_ns))
-        yield copy
+    copy.flush()
 
 
-def _version(status: os.stat_result) -> tuple[int, int]:
-    return status.st_size, status.st_mtime_ns
+def _version(files: Iterable[Path]) -> tuple[int, int]:
+    """Return the size of some files together, and when the last of them was changed."""
+    found = [each.stat() for each in files]
+    return sum(each.st_size for each in found), max(each.st_mtime_ns for each in found)
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Return the parts of a split, in their order. Raises UserError unless these and no others are there, of the right sizes."""
+    with _readable(folder):
+        found = {*folder.iterdir()}
+    first = folder / _part_name(0)
+    with _readable(first), first.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(min(size, PART_BYTES)))
+        num_bytes = 8 + size + max(each["data_offsets"][1] for name, each in header.items() if name != "__metadata__")
+        starts = range(0, num_bytes, PART_BYTES)
+    parts: list[Path] = []
+    for start in starts:
+        parts.append(folder / _part_name(len(parts)))
+        with _readable(parts[-1]) as part:
+            size, expected = part.stat().st_size, min(PART_BYTES, num_bytes - start)
+            if size != expected:
+                raise ValueError(f"{size:,} bytes instead of {expected:,}")
+    if others := sorted(found - {*parts}):
+        raise UserError(f"{others[0]} is no part of the prepared images: remove it and run `dvc repro`")
+    return parts
+
+
+def _part_name(number: int) -> str:
+    return f"{number:04d}.part"
 
 
 def _mapped(path: str) -> Split:
@@ -166,37 +220,55 @@ def _readable(path: Path) -> Iterator[Path]:
         yield path
     except FileNotFoundError:
         raise UserError(f"{path} is not there: run `dvc repro`") from None
-    except (SafetensorError, ValueError, KeyError, TypeError, IsADirectoryError) as error:
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, *_NO_FILE) as error:
         raise UserError(f"{path} is damaged ({error}): remove it and run `dvc repro`") from None
 
 
 def _write_split(path: Path, description: Description, split: "RawSplit") -> tuple[str, str]:
-    """Write a split byte for byte as safetensors' own `save_file` would, but without holding its images in memory.
+    """Write a split byte for byte as safetensors' own `save_file` would, but in parts, and without holding its images in memory.
 
-    Return the SHA-256 of the file, and that of the raw images uint8 (N, height, width, channels) followed by the labels
+    Return the SHA-256 of that file, and that of the raw images uint8 (N, height, width, channels) followed by the labels
     int64 (N,).
     """
     raw_digest = hashlib.sha256()
     labels = split.labels.astype("<i8").tobytes()
-    with atomic.replacing(path) as temporary:
-        try:
-            with temporary.open("wb+") as file:
-                file.write(_header(description, len(split)) + labels)
-                for images in chunks(split.images):
-                    raw_digest.update(images.tobytes())
-                    file.write(description.normalization.apply(images).astype("<f2").tobytes())
-                file.seek(0)
-                digest = hashlib.file_digest(file, "sha256")
-        except OSError as error:
-            raise UserError(f"{path} could not be written: {error.strerror}") from None
+
+    def contents() -> Iterator[bytes]:
+        yield _header(description, len(split)) + labels
+        for images in chunks(split.images):
+            raw_digest.update(images.tobytes())
+            yield description.normalization.apply(images).astype("<f2").tobytes()
+
+    digest = write_parts(path, contents())
     raw_digest.update(labels)
-    return digest.hexdigest(), raw_digest.hexdigest()
+    return digest, raw_digest.hexdigest()
+
+
+def write_parts(folder: Path, contents: Iterable[bytes]) -> str:
+    """Write a safetensors file, given piece by piece, to `folder` in parts; return the SHA-256 of the whole."""
+    digest, num_bytes = hashlib.sha256(), 0
+    with atomic.replacing(folder, is_folder=True) as temporary, ExitStack() as opened:
+        try:
+            for content in contents:
+                digest.update(content)
+                rest = memoryview(content)
+                while rest:
+                    number, used = divmod(num_bytes, PART_BYTES)
+                    if used == 0:
+                        opened.close()
+                        file = opened.enter_context((temporary / _part_name(number)).open("wb"))
+                    num_bytes += file.write(rest[: PART_BYTES - used])
+                    rest = rest[PART_BYTES - used :]
+            opened.close()
+        except OSError as error:
+            raise UserError(f"{folder} could not be written: {error.strerror}") from None
+    return digest.hexdigest()
 
 
 def _header(description: Description, number: int) -> bytes:
     """Return the start of a safetensors file of `number` images: the length of a JSON header in eight bytes, and it."""
     shape = [number, *description.image_shape]
-    start, end = 8 * number, 8 * number + 2 * prod(shape)
+    start, end = 8 * number, 8 * number + 2 * math.prod(shape)
     header = {
         "__metadata__": {"samebits": json.dumps(description.to_json())},
         "labels": {"dtype": "I64", "shape": [number], "data_offsets": [0, start]},

@@ -18,11 +18,17 @@ def require_shared(root: Path) -> None:
     outputs = [output for output in recorded if output.path not in in_git]
     with open_remote(root, None, caches.settings(root)) as remote:
         there = remote.sizes([output.md5 for output in outputs])
-        files = [output for output in outputs if not output.md5.endswith(".dir")]
-        wrong = {
-            "lacks": [output.path for output in outputs if output.md5 not in there],
-            "holds only a part of": [each.path for each in files if there.get(each.md5, each.size) != each.size],
-        }
+        wrong: dict[str, list[str]] = {"lacks": [], "holds only a part of": []}
+        for output in outputs:
+            files, sizes = {output.path: output.md5}, there
+            if output.md5.endswith(".dir") and output.md5 in there:
+                listed = caches.members(remote.read_object(output.md5) or b"[]")
+                files = {f"{output.path}/{name}": md5 for name, md5 in listed.items()}
+                sizes = remote.sizes(files.values())
+            if lacked := [path for path, md5 in files.items() if md5 not in sizes]:
+                wrong["lacks"] += lacked
+            elif sum(sizes[md5] for md5 in files.values()) != output.size:
+                wrong["holds only a part of"].append(output.path)
         if any(wrong.values()):
             what = "; ".join(f"{how} {', '.join(paths)}" for how, paths in wrong.items() if paths)
             raise UserError(f"the remote {remote} {what}: run `samebits share` where the result was made")

@@ -115,6 +115,6 @@ def _result(root: Path, fault: Fault, outputs: list[str], repair: bool, has_remo
     ways = ["`dvc repro` rebuilds it"] if outputs else ["`dvc repro` at its commit rebuilds it"]
     if has_remote:
         ways = ["`dvc pull` fetches it", *ways] if outputs else ["`dvc fetch --all-commits` fetches it"]
-    if fault.name.removesuffix(".dir") in in_workspace.values():
+    if fault.name in in_workspace.values():
         ways.insert(0, "`dvc commit` puts it back from the workspace, where it is whole")
     return note(f"{what} was damaged{also}; removed", ", or ".join(ways))

@@ -90,7 +90,9 @@ def _raw_data(root: Path) -> Iterator[CheckResult]:
 def _half_written(root: Path) -> Iterator[CheckResult]:
     folders = [Path(folder) for name in ("data", "metrics") for folder, _, _ in os.walk(root / name)]
     left = {
-        path: sum(file.stat().st_size for file in path.iterdir()) for each in folders for path in atomic.leftovers(each)
+        path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        for each in folders
+        for path in atomic.leftovers(each)
     }
     if left:
         what = f"killed processes left {listed([shown(root, path) for path in left])}, {size(sum(left.values()))}"

@@ -124,7 +124,7 @@ def images_to_check(folder: Path, trained: Trained) -> tuple[NDArray[np.uint8], 
     try:
         description = prepared.read_description(folder / paths.PREPARED)
         if description.image_shape == shape:
-            test = prepared.look_at_split(folder / paths.PREPARED, "test")
+            test = prepared.look_at(folder / paths.split("test"))
             images = description.normalization.pixels(test.images[:NUM_CHECKED].numpy())
             return images, f"{len(images)} test images of {description.source}"
     except UserError:

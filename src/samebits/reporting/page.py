@@ -91,6 +91,6 @@ def _sentence(result: Predicted, measured: dict[str, Any]) -> str:
 
 
 def _test_images(result: Predicted) -> Pixels:
-    with result.revision.copied(paths.split("test")) as copy:
-        split = prepared.look_at_split(copy.parent, "test")
+    with result.revision.copied(result.revision.test_images()) as copy:
+        split = prepared.look_at(copy)
     return lambda index: result.description.normalization.pixels(split.images[index : index + 1].numpy())[0]

@@ -45,8 +45,7 @@ class Cache:
 
     def members(self, md5: str) -> dict[str, str]:
         """Return the MD5s of a folder's files by their paths in it; none for a file, or if the list is missing or damaged."""
-        listing = self.read(md5) if md5.endswith(".dir") else None
-        return {entry["relpath"]: entry["md5"] for entry in json.loads(listing or b"[]")}
+        return members((md5.endswith(".dir") and self.read(md5)) or b"[]")
 
     def holds(self, md5: str) -> bool:
         """Return whether an object is there, with all files of a folder."""
@@ -55,6 +54,11 @@ class Cache:
     def records(self) -> Iterator[Path]:
         """Return the paths of the run cache's records: what ran on which inputs, and what came out."""
         return (path for path in sorted((self.root / "runs").glob("??/*/*")) if len(path.name) == 64)
+
+
+def members(listing: bytes) -> dict[str, str]:
+    """Return the MD5s of a folder's files by their paths in it, from the object that lists them."""
+    return {entry["relpath"]: entry["md5"] for entry in json.loads(listing)}
 
 
 def remove_record(path: Path) -> None:

@@ -1,6 +1,8 @@
 """MD5s, by which DVC names contents."""
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -15,9 +17,23 @@ def file_md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def md5_if_readable(path: Path) -> str | None:
-    """Return the MD5 of a file's content, links followed; None if there is no file to read."""
-    try:
+def folder_md5(md5s: Mapping[str, str]) -> str:
+    """Return the MD5 of a folder, given those of its files by their paths in it: of the list of them, and `.dir`."""
+    files = [{"md5": md5, "relpath": path} for path, md5 in sorted(md5s.items())]
+    return f"{md5_of(json.dumps(files, sort_keys=True).encode())}.dir"
+
+
+def path_md5(path: Path) -> str:
+    """Return the MD5 of a file or folder. Raises OSError if it cannot be read."""
+    if not path.is_dir():
         return file_md5(path)
+    files = (each for each in path.rglob("*") if each.is_file())
+    return folder_md5({each.relative_to(path).as_posix(): file_md5(each) for each in files})
+
+
+def md5_if_readable(path: Path) -> str | None:
+    """Return the MD5 of a file or folder, links followed; None if there is nothing to read."""
+    try:
+        return path_md5(path)
     except OSError:
         return None

@@ -42,9 +42,10 @@ def share(root: Path, remote_name: str | None) -> int:
 
 def share_outputs(root: Path, outputs: Sequence[Output]) -> None:
     """Send the default remote what it lacks of these outputs; print what. Raises UserError if that fails."""
-    inventory = Inventory({output.md5: output.path for output in outputs if output.md5})
+    cache, objects = caches.of(root), {output.md5: output.path for output in outputs if output.md5}
+    objects |= {each: path for md5, path in objects.items() for each in cache.members(md5).values()}
     with open_remote(root, None, caches.settings(root)) as remote:
-        _send_objects(root, caches.of(root), inventory, remote)
+        _send_objects(root, cache, Inventory(objects), remote)
 
 
 def _send_objects(root: Path, cache: Cache, inventory: Inventory, remote: Remote) -> dict[str, str]:

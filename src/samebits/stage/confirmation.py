@@ -25,14 +25,11 @@ from samebits.stage.records import misrecorded
 _LOCK = Path(LOCK)
 _POLL_SECONDS = 0.02
 _WHOLE_SECONDS = 0.2  # without a write, after which a file is complete
-# Larger outputs are prepared data, which the next stages compare with dataset.json.
-_MAX_BYTES = 50_000_000
 
 
 def hash_outputs(inputs: Inputs) -> dict[str, str]:
-    """Return the MD5s of what the stage has written; without large outputs."""
-    sizes = {path: status[1] for path, status in inputs.written().items() if status}
-    return {path: file_md5(Path(path)) for path, size in sizes.items() if size <= _MAX_BYTES}
+    """Return the MD5s of the files that the stage has written. Folders are prepared data, which the next stages compare with dataset.json."""
+    return {path: file_md5(Path(path)) for path in inputs.written() if Path(path).is_file()}
 
 
 def leave_behind(inputs: Inputs, outputs: Mapping[str, str]) -> None:

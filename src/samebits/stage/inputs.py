@@ -7,7 +7,6 @@ before it imports code that decides its outputs, and this module imports such co
 
 import hashlib
 import importlib.util
-import json
 import os
 import re
 import sys
@@ -22,7 +21,7 @@ from samebits.atomic import Signature, signature, written
 from samebits.errors import UserError, listed
 from samebits.paths import LOCK, PARAMETERS, PINS, PIPELINE, RECIPES
 from samebits.repository import dvc_lock, git
-from samebits.repository.digests import file_md5, md5_of
+from samebits.repository.digests import file_md5, folder_md5, md5_of, path_md5
 from samebits.stage import rank
 
 if TYPE_CHECKING:
@@ -34,12 +33,12 @@ _OUTPUTS = ("outs", "metrics", "plots")
 
 @dataclass(frozen=True)
 class File:
-    """A file as it was at the start."""
+    """A file as it was at the start, or a folder of data."""
 
     signature: Signature
     md5: str
     content: bytes = b""  # of code only
-    sha256: str = ""  # of data only
+    sha256: str = ""  # of data only; of a folder, that of its files one after the other
 
 
 class Inputs:
@@ -66,7 +65,7 @@ class Inputs:
         self._pipeline: dict[str, Any] = dvc_lock.mapping(self.texts[PIPELINE], PIPELINE).get("stages") or {}
         self.recorded = dvc_lock.read(self.texts[LOCK], LOCK).stages
         self._dependencies = self._paths(self.stage, "deps")
-        data = [path for _, path in self.outputs() if path in self._dependencies and Path(path).is_file()]
+        data = [path for _, path in self.outputs() if path in self._dependencies and Path(path).exists()]
         threads = ThreadPoolExecutor(2)  # beside the import of PyTorch, which keeps one core busy for two seconds
         # One process of a training reads all data and asks git; the others compare the signatures with it.
         read = _read_data if rank.is_first() else _find_data
@@ -115,7 +114,7 @@ class Inputs:
 
     @property
     def data(self) -> dict[str, File]:
-        """The files of data, outputs of other stages, by path."""
+        """The files and folders of data, outputs of other stages, by path."""
         return {path: file.result() for path, file in self._data.items()}
 
     @property
@@ -130,11 +129,11 @@ class Inputs:
         return {link: path for link, path in self._links.items() if path in code and self._covers(link)}
 
     def md5(self, path: str) -> str:
-        """Return the MD5 that the data file `path` had at the start."""
-        return self._data[path].result().md5 if path in self._data else file_md5(Path(path))
+        """Return the MD5 that the data file or folder `path` had at the start."""
+        return self._data[path].result().md5 if path in self._data else path_md5(Path(path))
 
     def sha256(self, path: str) -> str:
-        """Return the SHA-256 that the data file `path` had at the start."""
+        """Return the SHA-256 that the data file or folder `path` had at the start."""
         return (self._data[path].result() if path in self._data else _read_data(Path(path))).sha256
 
     def commit_and_patch(self) -> tuple[str | None, bytes | None]:
@@ -240,10 +239,8 @@ def covers(path: str, other: str) -> bool:
 
 
 def _recordable(path: str, md5s: Mapping[str, str]) -> str | None:
-    # DVC names a folder by the MD5 of the list of its files.
-    files = [{"md5": md5s[name], "relpath": name.removeprefix(f"{path}/")} for name in md5s if covers(path, name)]
-    listed = json.dumps(sorted(files, key=lambda file: file["relpath"]), sort_keys=True)
-    return md5s.get(path) or (f"{md5_of(listed.encode())}.dir" if files else None)
+    files = {name.removeprefix(f"{path}/"): md5 for name, md5 in md5s.items() if covers(path, name)}
+    return md5s.get(path) or (folder_md5(files) if files else None)
 
 
 def _code_files(root: Path) -> Iterator[Path]:
@@ -266,9 +263,12 @@ def _read_code(path: Path) -> File:
 
 
 def _read_data(path: Path) -> File:
-    before, md5 = signature(path), file_md5(path)
-    with path.open("rb") as file:
-        return File(before, md5, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+    before, md5, digest = signature(path), path_md5(path), hashlib.sha256()
+    for each in (each for each in [path, *sorted(path.rglob("*"))] if each.is_file()):
+        with each.open("rb") as file:
+            while content := file.read(2**20):
+                digest.update(content)
+    return File(before, md5, sha256=digest.hexdigest())
 
 
 def _find_data(path: Path) -> File:

@@ -75,6 +75,11 @@ def _failure(failures: "list[ProcessFailure]", number: int, logs: Path, shown: i
         if min(failed) >= shown:  # else it has said it
             lines = next(logs.rglob(f"{failed[0]}/stderr.log")).read_text(errors="replace").splitlines(keepends=True)
             is_mistake = lines and lines[-1].startswith("error: ")  # gloo may have complained before it
+            if not lines:
+                sys.exit(
+                    f"error: training process {failed[0] + 1} of {number} failed and could not write why: is {tempfile.gettempdir()} "
+                    "full? Make room there, or set TMPDIR to another folder; `dvc repro` goes on from the last resume point"
+                )
             sys.stderr.writelines(lines[-1:] if is_mistake else lines)
         sys.exit(ended[min(failed)])
     lost = [str(failure.message) for failure in failures if failure.exitcode == os.EX_TEMPFAIL]

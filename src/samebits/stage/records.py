@@ -8,7 +8,7 @@ from pathlib import Path
 from samebits.errors import UserError, listed
 from samebits.paths import LOCK, PARAMETERS, PIPELINE
 from samebits.repository import dvc_lock
-from samebits.repository.digests import file_md5
+from samebits.repository.digests import path_md5
 from samebits.repository.git import GitError
 from samebits.repository.origin import Origin
 from samebits.stage import changes
@@ -93,10 +93,14 @@ def outputs(inputs: Inputs) -> list[dvc_lock.Output]:
     is_dvc = "DVC_STAGE" in os.environ
     known = {output.path: output for output in _recorded_now().outputs if is_dvc and output.stage != inputs.stage}
     return [
-        known.get(path) or dvc_lock.Output(stage, path, file_md5(Path(path)), Path(path).stat().st_size)
+        known.get(path) or dvc_lock.Output(stage, path, path_md5(Path(path)), _size(Path(path)))
         for stage, path in inputs.outputs()
-        if path in known or Path(path).is_file()
+        if path in known or Path(path).exists()
     ]
+
+
+def _size(path: Path) -> int:
+    return sum(each.stat().st_size for each in [path, *path.rglob("*")] if each.is_file())
 
 
 def _recorded_now() -> dvc_lock.Record:

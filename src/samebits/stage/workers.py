@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from samebits import core_locks, paths, portability
 from samebits.errors import UserError, as_one_line, listed
 from samebits.repository import dvc_lock
+from samebits.repository.digests import md5_of
 from samebits.stage import changes, launching, rank
 from samebits.stage.inputs import Inputs
 from samebits.stage.rank import COPIES, is_first, is_worker
@@ -96,8 +97,8 @@ def _is_shared(settings: "params.Params") -> bool:
 
 
 def signatures(inputs: Inputs) -> str:
-    """Return the signatures of the prepared data that were read, as text."""
-    return json.dumps({path: file.signature for path, file in inputs.data.items()})
+    """Return a text that stands for the signatures of the prepared data that were read."""
+    return md5_of(json.dumps({path: file.signature for path, file in inputs.data.items()}).encode())
 
 
 def _terms(inputs: Inputs) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -117,7 +118,13 @@ def _leave(error: RuntimeError) -> None:
     """End this process because of another one, whose failure is what counts."""
     # For the launcher, which ends this process at any moment now: whole, or not at all.
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        atomic.write_text(Path(file), json.dumps({"message": str(error)}))
+        try:
+            atomic.write_text(Path(file), json.dumps({"message": str(error)}))
+        except OSError as refused:
+            raise UserError(
+                f"the processes of a training meet in files of {tempfile.gettempdir()}, which could not be written "
+                f"({refused.strerror}): make room there, or set TMPDIR to another folder, and run `dvc repro` again"
+            ) from None
     sys.exit(os.EX_TEMPFAIL)
 
 

@@ -43,6 +43,7 @@ class ResumePoints:
         self._every_seconds = every_seconds
         self._saved = time.monotonic()
         self._is_writable = True
+        self._refusal: str | None = None  # why the last point could not be saved
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -118,8 +119,13 @@ class ResumePoints:
                 path.write_bytes(hashlib.sha256(payload).digest() + payload)
             for old in sorted(self._folder.glob("*.point"))[:-NUM_POINTS]:
                 old.unlink(missing_ok=True)
+            self._refusal = None
         except OSError as error:
-            _say(f"no resume point could be saved ({error.strerror}: {error.filename}); the training goes on without")
+            if error.strerror != self._refusal:  # not at each point
+                _say(
+                    f"no resume point could be saved ({error.strerror}: {error.filename}); the training goes on without"
+                )
+            self._refusal = error.strerror
         self._saved = time.monotonic()
 
     def finish(self, checkpoint_md5: str) -> None:
