@@ -220,6 +220,7 @@ def become(
         cold = str(Path(sys.executable).parent / program)
         os.execv(cold, [cold, *arguments])
     sys.path[:0] = paths
+    tempfile.tempdir = None  # for TMPDIR
     sys.dont_write_bytecode = "-B" in arguments[: -len(plain)] or bool(environment.get("PYTHONDONTWRITEBYTECODE"))
     sys.pycache_prefix = environment.get("PYTHONPYCACHEPREFIX") or None
     if program == "dvc" or plain[:2] == ["-m", "dvc"]:

@@ -10,7 +10,7 @@ import samebits
 from samebits import portability
 from samebits.errors import UserError, as_one_line
 from samebits.paths import SCRATCH
-from samebits.stage import changes, confirmation, records
+from samebits.stage import changes, confirmation, rank, records
 from samebits.stage.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(main: Callable[[Inputs], None], inputs: Inputs) -> None:
     """Run `main` and end this process, with exit code 0 only if what the stage runs on is as it was at its start."""
     from samebits import runtime
 
-    with as_one_line():
+    with rank.mistakes_after_the_first(), as_one_line():
         runtime.check_pins()
         records.require_stages_before(inputs)
         main(inputs)

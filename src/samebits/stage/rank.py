@@ -2,6 +2,9 @@
 
 import os
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 WORKER = "worker"  # the first argument of those that the launcher starts; the second says where they meet
@@ -9,6 +12,7 @@ JOIN = "join"  # the first argument of the launcher of a further machine; the se
 LAUNCHER = "SAMEBITS_LAUNCHER"  # the process number of the launcher
 PREPARED = "SAMEBITS_PREPARED"  # the signatures of the prepared data that the launcher has compared with those of other machines
 COPIES = "SAMEBITS_COPIES"  # the variable by which the launcher names the folder of `prepared.shared_copies`
+_LATER_SECONDS = 3
 
 
 def is_worker() -> bool:
@@ -29,6 +33,17 @@ def num_here() -> int:
 def meeting_place() -> str:
     """Return where the workers meet: the path of a file, or HOST:PORT if other machines may join."""
     return sys.argv[2]
+
+
+@contextmanager
+def mistakes_after_the_first() -> Iterator[None]:
+    """Let the first process end before the others if all meet the same mistake: the launcher repeats what another one says."""
+    try:
+        yield
+    except SystemExit as ending:
+        if ending.code == 1 and not is_first():
+            time.sleep(_LATER_SECONDS)
+        raise
 
 
 def copies() -> Path | None:

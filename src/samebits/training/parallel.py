@@ -154,8 +154,8 @@ class Shards:
 
     def gather(self, indices: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         """Return numbers (B,) of a mini-batch's images, of which each process has those of the images that it computes."""
-        all_shards = indices.tensor_split(self._num_shards)
-        first = sum(map(len, all_shards[: self._team.rank * self._num_own]))
+        sizes = [len(each) for each in indices.tensor_split(self._num_shards)]
+        first = sum(sizes[: self._team.rank * self._num_own])
         numbers = torch.zeros(len(indices), dtype=own.dtype, device=own.device)
         numbers[first : first + len(own)] = own
         return self._team.sum(numbers)  # 0 from all but one: exact
