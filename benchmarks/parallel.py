@@ -21,7 +21,7 @@ from samebits import models, params
 from samebits.training import parallel
 
 NUM_SHARDS = 8
-NUM_STEPS = 2  # of which the first, the start, is measured only for nothing
+NUM_STEPS = 2  # of which the first is the start, and left out
 NUM_EXCHANGES = 10
 
 settings = params.load(Path("params.yaml")).recipes["speed"]

@@ -88,7 +88,7 @@ def in_processes(size: int, folder: Path, function: Callable[..., Any], *argumen
     return [torch.load(folder / str(rank), weights_only=False) for rank in range(size)]
 
 
-@pytest.mark.parametrize("name", ["lab", "sprint", "resnet"])
+@pytest.mark.parametrize("name", ["lab", "speed", "sprint", "resnet"])
 def test_the_bits_are_the_same_on_any_number_of_processes(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
