@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 
 from tqdm import tqdm
 
-from samebits import atomic, checkpoint, core_locks, models, paths
+from samebits import atomic, checkpoint, models, paths
 from samebits.data import prepared
 from samebits.errors import UserError
 from samebits.stage import changes, records
@@ -33,10 +33,9 @@ _CHANGED = "code, parameters or data changed while the training was starting: ru
 
 @dataclass
 class Progress:
-    """What happens during a training: reports, resume points, and turns at the cores."""
+    """What happens during a training: reports and resume points."""
 
     points: resume.ResumePoints
-    turn: core_locks.Turn
     watch: changes.Watch
     num_steps: int
 
@@ -51,7 +50,6 @@ class Progress:
         """Save a resume point if one is due, and always the last: it is needed until DVC has recorded the result."""
         if self.points.is_due() or step == self.num_steps:
             self.points.save(step, {"training": state()})
-        self.turn.offer()
 
 
 def show_validation(row: history.Report) -> None:
@@ -100,10 +98,9 @@ def main(inputs: Inputs) -> None:
     data_md5 = inputs.md5(paths.DATASET)
     key = resume.key_of(what_decides_bits | {"data": data_md5})
     points = resume.ResumePoints(stage.scratch(), key, settings.checkpoint_every_seconds)
-    turn = core_locks.Turn(rank.num_here() * recipe.train.num_threads if device.type == "cpu" else 0)
     watch = changes.Watch(inputs, lambda line: tqdm.write(line, file=sys.stderr))
     num_steps = Epochs.of(recipe.train, len(data)).steps_until(recipe.train.num_epochs)
-    progress = Progress(points, turn, watch, num_steps)
+    progress = Progress(points, watch, num_steps)
 
     with points.held(), recorder:
         content = tracking.RunContent(records.origin(inputs), settings.resolved(), data_md5, environment, key)
@@ -114,10 +111,9 @@ def main(inputs: Inputs) -> None:
             for row in state["history"]:
                 show_validation(history.Report(**row))
         team.share((what_decides_bits, signatures, state))
-        with turn.taken():
-            rows = loop.train(
-                network, data, validation, recipe.train, settings.seed, progress.report, progress.pause, state, team
-            )
+        rows = loop.train(
+            network, data, validation, recipe.train, settings.seed, progress.report, progress.pause, state, team
+        )
         team.share(None)  # the others may end
         changes.require_none(inputs)
         checkpoint.save(

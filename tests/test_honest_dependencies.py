@@ -31,7 +31,7 @@ sys.addaudithook(watch)
 # read, how a mistake is said, whose turn it is, how threads wait, when images are read.
 EXEMPT = (
     *("src/samebits/tracking/", "src/samebits/repository/", "mlflow.db", "mlartifacts/"),
-    *("src/samebits/__init__.py", "src/samebits/errors.py", "src/samebits/processes.py", "src/samebits/core_locks.py"),
+    *("src/samebits/__init__.py", "src/samebits/errors.py", "src/samebits/processes.py"),
     "src/samebits/read_ahead.py",
     # Checks and names parameters, which are dependencies themselves, and finds a part's module by its name.
     *("src/samebits/params.py", "src/samebits/parts.py", "src/samebits/quantities.py", "src/samebits/paths.py"),

@@ -22,7 +22,7 @@ import yaml
 from torch import distributed, nn
 from torch.multiprocessing import start_processes
 
-from samebits import core_locks, models, params, paths, stage
+from samebits import models, params, paths, processes, stage
 from samebits.data.prepared import Split
 from samebits.errors import UserError
 from samebits.models import speed
@@ -198,13 +198,13 @@ def test_nobody_waits_for_ever_for_a_process_that_hangs(tmp_path: Path) -> None:
 def test_auto_takes_what_cores_there_are(
     num_cores: int, num_threads: int, num_shards: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core_locks, "cores", lambda: list(range(num_cores)))
+    monkeypatch.setattr(processes, "num_cores", lambda: num_cores)
     values = yaml.safe_load((PROJECT / "params.yaml").read_text())
     values |= {"recipe": "speed", "device": "cpu"}
     values["recipes"]["speed"]["train"] |= {"num_shards": num_shards, "num_threads": num_threads}
     settings = params.Params.model_validate(values)
     assert workers.num_processes(settings) == expected
-    assert stage.num_workers(settings, torch.device("cpu")) == max(1, num_cores // 2)  # evaluate has two threads
+    assert stage.num_workers(settings, torch.device("cpu")) == num_cores
 
 
 def test_what_is_not_set_leaves_no_trace() -> None:
@@ -277,8 +277,6 @@ def test_a_full_disk_where_processes_meet_is_one_line(tmp_path: Path, monkeypatc
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(disk / "error.json"))
         with pytest.raises(UserError, match=f"meet in files of {disk}, .*No space left on device.*TMPDIR"):
             parallel._leave(RuntimeError("write: No space left on device"))
-        with core_locks.Turn(1).taken():  # which notes who computes there
-            pass
 
 
 def of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
@@ -337,10 +335,6 @@ def test_killed_workers_cost_the_steps_since_the_last_point(prepared: Repository
     for place in (1, 0):
         killing.wait_for_a_point(process)
         started = of(process)
-        if core_locks.cores()[1:]:
-            folder = Path(tempfile.gettempdir()) / f"samebits-cores-{os.getuid()}"
-            holders = [(folder / str(core)).read_text() for core in core_locks.cores()]
-            assert holders.count(str(started[0].pid)) >= 2
         started[place].kill()
         assert are_gone(started)
     killing.wait_for_a_point(process)

@@ -1,9 +1,14 @@
-"""Whether a process that was noted down still runs."""
+"""Processes: whether one that was noted down still runs, and how many cores this one may use."""
 
 import os
 import platform
 from contextlib import suppress
 from pathlib import Path
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_alive(pid: int, since: float) -> bool:

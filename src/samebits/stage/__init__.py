@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import samebits
-from samebits import portability
+from samebits import portability, processes
 from samebits.errors import UserError, as_one_line
 from samebits.paths import SCRATCH
 from samebits.stage import changes, confirmation, rank, records
@@ -81,13 +81,11 @@ def set_up_torch(
 
 def num_workers(settings: "params.Params", device: "torch.device") -> int:
     """Return how many mini-batches evaluate computes at once; `auto` is as many as the cores have threads for, on a GPU one."""
-    from samebits import core_locks
-
     if device.type != "cpu":
         return 1
     if settings.num_processes != "auto":
         return settings.num_processes
-    return max(1, len(core_locks.cores()) // settings.chosen.evaluate.num_threads)
+    return max(1, processes.num_cores() // settings.chosen.evaluate.num_threads)
 
 
 def repository_root() -> Path:

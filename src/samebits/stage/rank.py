@@ -25,11 +25,6 @@ def is_first() -> bool:
     return not is_worker() or os.environ["RANK"] == "0"
 
 
-def num_here() -> int:
-    """Return how many processes of the training this machine runs."""
-    return int(os.environ["LOCAL_WORLD_SIZE"]) if is_worker() else 1
-
-
 def meeting_place() -> str:
     """Return where the workers meet: the path of a file, or HOST:PORT if other machines may join."""
     return sys.argv[2]

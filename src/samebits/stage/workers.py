@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samebits import core_locks, paths, portability
+from samebits import paths, portability, processes
 from samebits.errors import UserError, as_one_line, listed
 from samebits.repository import dvc_lock
 from samebits.repository.digests import md5_of
@@ -83,7 +83,7 @@ def num_processes(settings: "params.Params") -> int:
     if settings.num_processes != "auto":
         return settings.num_processes
     train = settings.chosen.train
-    at_most = max(1, len(core_locks.cores()) // train.num_threads)
+    at_most = max(1, processes.num_cores() // train.num_threads)
     return min(train.num_shards, 1 << at_most.bit_length() - 1)
 
 

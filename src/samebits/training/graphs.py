@@ -35,15 +35,14 @@ class Graphed:
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Map images (N, channels, height, width) to logits (N, num_classes)."""
-        logits: torch.Tensor
-        if len(images) != self._num_images:
-            logits = self._network(images)
-            return logits
-        key = (images.shape, *(each.requires_grad for each in self._network.parameters()))
-        if key != self._key:
-            self._captured = self._network  # only one is kept: it holds the activations of a mini-batch
-            self._key, self._captured = key, self._capture(images)
-        logits = self._captured(images)
+        forward = self._network
+        if len(images) == self._num_images:
+            key = (images.shape, *(each.requires_grad for each in self._network.parameters()))
+            if key != self._key:
+                self._captured = self._network  # only one is kept: it holds the activations of a mini-batch
+                self._key, self._captured = key, self._capture(images)
+            forward = self._captured
+        logits: torch.Tensor = forward(images)
         return logits
 
     def _capture(self, images: torch.Tensor) -> nn.Module:

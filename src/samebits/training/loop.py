@@ -49,8 +49,9 @@ def train(
     Every process of `team` calls this with the same data, settings, seed and state, and ends with the same network.
 
     Every `report_every_steps` mini-batches of an epoch, and at its end, the running loss is reported. Each epoch visits
-    every image once, in an order drawn anew from `seed`; with `data_pruning`, later ones leave some out. With `resume_from`, a state that `on_pause` was given, it goes on
-    from there with the same bits. Raises UserError when the loss is no longer a finite number.
+    every image once, in an order drawn anew from `seed`; with `data_pruning`, later ones leave some out. With `resume_from`,
+    a state that `on_pause` was given, it goes on from there with the same bits. Raises UserError when the loss is no longer a
+    finite number.
     """
     training = _Training(network, data, settings, seed, team)
     if resume_from is not None:

@@ -176,7 +176,7 @@ class Shards:
         def leaf(shard: int) -> torch.Tensor:
             share = len(shards[shard]) / len(indices)
             if share == 0:
-                return torch.zeros(sum(sizes))
+                return torch.zeros(sum(sizes), device=indices.device)
             torch.default_generator.manual_seed(derived_seed(self._seed, f"shard {shard} of step {step}"))
             loss = self._mean_loss(shards[shard]) * share
             gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
