@@ -29,7 +29,7 @@ class Checkpoint:
     data_md5: str = ""  # of the dataset.json that it was trained on; "" in checkpoints of before this was noted
 
     def network(self) -> nn.Module:
-        """Build the network with these weights, in evaluation mode. Raises UserError where they do not fit."""
+        """Build the network with these weights, in evaluation mode. Raises UserError if they do not fit."""
         try:
             model = params.part("model", _of_today(self.recipe["model"]))
             shape, num_classes = self.description.image_shape, len(self.description.class_names)
@@ -83,7 +83,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint. Raises UserError where `path` is missing, damaged or something else."""
+    """Read a checkpoint. Raises UserError if `path` is missing, damaged or something else."""
     try:
         with safe_open(path, framework="pt") as file:
             meaning = _Meaning.model_validate_json((file.metadata() or {}).get("samebits", ""))

@@ -67,7 +67,13 @@ def run() -> int:
 
 @samebits.command()
 @argument("address", metavar="HOST:PORT", help="Where the first machine listens: its SAMEBITS_LISTEN.")
-@option("--wait", metavar="SECONDS", type=click.FloatRange(0), default=0.0, help="Wait for it so long (0).")
+@option(
+    "--wait",
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+    default=0.0,
+    help="How long to wait for it, at the start and if it is lost (0).",
+)
 def join(address: str, wait: float) -> int:
     """Lend this machine to the training of another one."""
     os.chdir(_repository())
@@ -99,7 +105,7 @@ def verify(revision: str | None, run_id: str | None, keep: bool, yes: bool, stag
 
 
 @samebits.command()
-@option("--repair", is_flag=True, help="Remove damaged objects from DVC's cache.")
+@option("--repair", is_flag=True, help="Remove damaged objects of DVC's cache, and damaged or false run records.")
 def check(repair: bool) -> int:
     """Check the health of this clone and name the remedies."""
     from samebits.health.check import check
@@ -134,7 +140,12 @@ def track(revisions: tuple[str, ...], everything: bool) -> int:
 
 @samebits.command()
 @option(
-    "--port", metavar="N", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Or the next free one."
+    "--port",
+    metavar="N",
+    type=click.IntRange(1, 65535),
+    default=5000,
+    show_default=True,
+    help="If it is in use, the next free one.",
 )
 def ui(port: int) -> int:
     """Open MLflow's page with the runs of this project."""
@@ -270,7 +281,7 @@ def predict(
     csv: bool,
     picture: Path | None,
 ) -> int:
-    """Apply the trained network to images of any format and size."""
+    """Apply the trained network to images of any common format and any size."""
     from samebits.prediction import batch, trained
 
     _require_one(rev=rev, checkpoint=checkpoint)
@@ -296,7 +307,7 @@ def export(rev: str | None, checkpoint: Path | None, output: Path | None) -> int
 
 
 @samebits.command()
-@argument("name", metavar="[NAME]", default="samebits", help="Of the model (samebits).")
+@argument("name", metavar="[NAME]", default="samebits", help="Name of the model (samebits).")
 @_REV
 def register(name: str, rev: str | None) -> int:
     """Register the trained network as an MLflow model, to be served."""

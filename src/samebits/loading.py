@@ -110,7 +110,7 @@ class LoadedResult:
         return self._trained.checkpoint.network().to(device)
 
     def predict(self, images: "OneImage | Iterable[OneImage]") -> "pandas.DataFrame":
-        """Classify images of any format and size as `samebits predict` does, each alone.
+        """Classify images of any common format and any size as `samebits predict` does, each alone.
 
         An image is the path of a file, a Pillow image, or an array uint8 (height, width) or (height, width, channels). `images` is one
         of these, a folder, several of them, or an array uint8 (N, height, width, channels). Returns a row for each image, called by its path or

@@ -36,8 +36,8 @@ def hold() -> bool:
     for name, value in before.items():
         if value != SETTINGS.get(name):
             print(
-                f"note: {name} is {value} in your shell, which other processors do not follow: a portable result needs "
-                f"{SETTINGS.get(name, 'it unset')}, so this is what this stage uses",
+                f"note: {name} is {value} in your shell, but a portable result needs "
+                f"{SETTINGS.get(name, 'it unset')}: this stage overrides yours",
                 file=sys.stderr,
             )
     return True

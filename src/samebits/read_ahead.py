@@ -12,7 +12,7 @@ _MOST_FAULTS = 0.01  # for each image: more than that, and memory does not hold 
 
 
 class ReadAhead:
-    """Lets the system read images (N, ...), mapped from disk in any order, ahead. On a GPU it does nothing.
+    """Asks the system to read images (N, ...), which are mapped from disk, before a training needs them. On a GPU it does nothing.
 
     Otherwise a training on more images than memory waits for the disk at each image.
     """

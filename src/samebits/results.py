@@ -129,7 +129,7 @@ class Result:
         return whole if self.md5(whole) else split("test")
 
     def require_complete(self) -> None:
-        """Raise UserError unless every stage recorded what it made of today's outputs of the stages before."""
+        """Raise UserError unless all that a result needs is recorded, and each stage ran on the recorded outputs of the stages before it."""
         if missing := [path for path in _NEEDED if self.md5(path) is None] or list(self.record.misfits):
             raise UserError(f"dvc.lock of {self} records no complete result ({', '.join(missing)}): run `dvc repro`")
 

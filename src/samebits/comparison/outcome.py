@@ -129,5 +129,7 @@ def _load(results: Sequence[Result]) -> list[Predicted]:
 
 def _notes(results: Sequence[Result]) -> list[str]:
     if len({result.md5(paths.ENVIRONMENT) for result in results}) > 1:
-        return ["These results come from different kinds of machine, which moves an accuracy as another seed does."]
+        return [
+            "These results come from different kinds of machine, which can change an accuracy as much as another seed does."
+        ]
     return []

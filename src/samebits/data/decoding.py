@@ -1,4 +1,4 @@
-"""Many image files, decoded on all cores, in order and in constant memory."""
+"""Many image files, decoded by up to eight processes, in order and in constant memory."""
 
 import os
 import threading
@@ -23,7 +23,7 @@ Outcome = FileImage | str
 
 
 def decode(paths: Sequence[str], image_shape: tuple[int, int, int]) -> Iterator[Outcome]:
-    """Read each file of `paths` as `images.read` does, with one process for each core.
+    """Read each file of `paths` as `images.read` does for `image_shape` (channels, height, width), on up to eight cores.
 
     Only a few files ahead are held in memory. Raises UserError if a process is killed.
     """

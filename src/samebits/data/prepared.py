@@ -105,9 +105,9 @@ def require_written(folder: Path, digests: dict[str, str]) -> None:
 def read_split(folder: Path, name: str, copies: Path | None = None) -> Split:
     """Return one split of SPLITS; its images are mapped, so indexing reads them from disk.
 
-    They are those of a private copy of all parts without a name: an edit of a part would change the images of a running training,
-    and a truncation would kill it. The copy is that of `copies`, which `shared_copies` yielded in another process, or one beside
-    the parts. Raises UserError if a part is missing, damaged or one too many, or if the split differs from what was copied.
+    They come from a private copy of all parts, a file without a name, because an edit of a part would change the images of a
+    running training, and a truncation would kill it. The copy is the one in `copies`, which `shared_copies` yielded in another
+    process, or else a new one beside the parts. Raises UserError if a part is missing, damaged or one too many, or if the split differs from what was copied.
     """
     with _readable(folder / name) as path:
         if copies:
@@ -133,7 +133,7 @@ def look_at(path: Path) -> Split:
 
 @contextmanager
 def shared_copies(folder: Path, names: Collection[str]) -> Iterator[Path]:
-    """Yield a folder by which other processes of this user and machine map one private copy of each of these splits.
+    """Yield a folder through which other processes of this user on this machine map one private copy of each split in `names`.
 
     The files have no name, so nothing of them is left however this process ends; the folder leads to them. Linux only.
     """

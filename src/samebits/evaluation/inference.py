@@ -22,9 +22,9 @@ def predict_logits(
 ) -> torch.Tensor:
     """Map normalized images (N, channels, height, width) to logits float32 (N, classes), on the images' device.
 
-    test_time_augmentation mirror: the mean over each image and its mirror image. mirror_and_translate: where the two
-    likeliest classes are then close, half of the weight goes to the same for the image shifted by one pixel along the
-    diagonal, to either side (Jordan 2024, arXiv 2404.00498, section 3.5, which does so for every image).
+    test_time_augmentation mirror: the mean of the logits of an image and its mirror image. mirror_and_translate: if the two
+    likeliest classes are then close, the mean of that and of the same for the image shifted by one pixel along the diagonal,
+    to either side (Jordan 2024, arXiv 2404.00498, section 3.5, which does so for every image).
 
     `num_workers` mini-batches are computed at once, each as it would be alone, so their number changes no bit.
     """

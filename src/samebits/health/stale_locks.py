@@ -87,7 +87,7 @@ def _path_locks(root: Path) -> Iterator[CheckResult]:
     except FileNotFoundError:
         return
     except (ValueError, Invalid):
-        yield wrong(f"{name} is not what DVC writes, which then refuses to run", f"remove {name}")
+        yield wrong(f"{name} is not what DVC writes, so DVC refuses to run", f"remove {name}")
         return
     writes = [(entry, Path(each), True) for each, entry in locked["write"].items()]
     reads = [(entry, Path(each), False) for each, entries in locked["read"].items() for entry in entries]

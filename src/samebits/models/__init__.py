@@ -38,7 +38,7 @@ def build(model: params.Part, image_shape: tuple[int, int, int], num_classes: in
 
 
 def initialize_from(network: nn.Module, images: torch.Tensor) -> None:
-    """Set those weights that training images (N, channels, height, width) decide, if the network has some."""
+    """Set those weights that training images, normalized float16 (N, channels, height, width), decide, if the network has some."""
     method: Any = getattr(network, "initialize_from", None)
     if method is not None:
         method(images)

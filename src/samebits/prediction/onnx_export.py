@@ -119,7 +119,7 @@ def export(folder: Path, trained: Trained, path: Path) -> None:
 
 
 def images_to_check(folder: Path, trained: Trained) -> tuple[NDArray[np.uint8], str]:
-    """Return up to NUM_CHECKED images for a check, and what they are: test images if the workspace has any of this shape."""
+    """Return up to NUM_CHECKED images, uint8 (N, height, width, channels), for a check, and what they are: test images if the workspace has some."""
     shape = trained.checkpoint.description.image_shape
     try:
         description = prepared.read_description(folder / paths.PREPARED)

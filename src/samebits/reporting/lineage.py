@@ -44,7 +44,7 @@ def commands(revision: Result) -> list[str]:
     where = revision.commit[:12] or "COMMIT"
     return [
         f"git checkout {where}",
-        "dvc pull        # where a remote has it",
+        "dvc pull        # if a remote has it",
         "dvc repro       # runs what is missing",
         f"samebits verify {where}",
     ]

@@ -18,7 +18,7 @@ def file_md5(path: Path) -> str:
 
 
 def folder_md5(md5s: Mapping[str, str]) -> str:
-    """Return the MD5 of a folder, given those of its files by their paths in it: of the list of them, and `.dir`."""
+    """Return DVC's hash of a folder, given the MD5s of its files by their paths in it: the MD5 of that list, followed by `.dir`."""
     files = [{"md5": md5, "relpath": path} for path, md5 in sorted(md5s.items())]
     return f"{md5_of(json.dumps(files, sort_keys=True).encode())}.dir"
 

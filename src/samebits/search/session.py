@@ -78,8 +78,8 @@ def run(root: Path, path: Path, num_workers: int) -> Outcome:
     database = Database(url, project.search_sha256(search))
     if others := database.register(search.name):
         print(
-            f"note: {search.name} was {_count(others, 'another search', 'other searches')} before, by another file, code or "
-            "params.yaml: what was trained for it and is needed again is not trained again",
+            f"note: {search.name} was {_count(others, 'another search', 'other searches')} before, with another search file, "
+            "code or params.yaml; trainings that this one shares with it are not run again",
             file=sys.stderr,
         )
     print(

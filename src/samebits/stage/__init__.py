@@ -80,7 +80,7 @@ def set_up_torch(
 
 
 def num_workers(settings: "params.Params", device: "torch.device") -> int:
-    """Return how many mini-batches evaluate computes at once; `auto` is as many as the cores have threads for, on a GPU one."""
+    """Return how many mini-batches evaluate computes at once; `auto` is cores / num_threads, and on a GPU one."""
     if device.type != "cpu":
         return 1
     if settings.num_processes != "auto":

@@ -31,7 +31,7 @@ class Failure:
 def run(
     machine: "RendezvousHandler", script: str, number: int, interface: str | None, meeting_place: str, shown: int
 ) -> Failure | None:
-    """Run the processes of this machine, of which the first `shown` print what they print; return why they have failed, if so."""
+    """Run the `number` processes of this machine and show what the first `shown` print; return why they failed, if they did."""
     os.environ[rank.LAUNCHER] = str(os.getpid())
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)

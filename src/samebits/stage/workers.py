@@ -74,7 +74,7 @@ def _copies() -> Iterator[None]:
 
 
 def num_processes(settings: "params.Params") -> int:
-    """Return how many processes of this machine train; `auto` is as many as the cores have threads for. On a GPU it is one.
+    """Return how many processes of this machine train; `auto` is cores / num_threads, rounded down to a power of two. On a GPU it is one.
 
     Raises UserError if the machine has no such device.
     """

@@ -77,5 +77,5 @@ class Pruning:
         return {"losses": self._losses, "is_left_out": self._is_left_out}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Go back to where `state_dict` was."""
+        """Restore what `state_dict` returned."""
         self._losses, self._is_left_out = (state[name].to(self._losses.device) for name in ("losses", "is_left_out"))

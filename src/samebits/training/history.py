@@ -16,7 +16,7 @@ class Report:
     """What is known after `step` mini-batches: one row of the history.
 
     train_loss is the running loss: the mean over the mini-batches since the report before. The validation columns are
-    filled at the end of an epoch where there are validation images.
+    filled at the end of an epoch if there are validation images.
     """
 
     step: int
@@ -35,7 +35,7 @@ def write(path: Path, reports: list[Report]) -> None:
 
 
 def read(path: Path) -> "pandas.DataFrame":
-    """Read a table with the columns of `Report`, NaN where nothing was measured. Raises UserError where it is missing."""
+    """Read a table with the columns of `Report`, NaN if nothing was measured. Raises UserError if it is missing."""
     import pandas
 
     try:

@@ -50,7 +50,7 @@ def train(
 
     Every `report_every_steps` mini-batches of an epoch, and at its end, the running loss is reported. Each epoch visits
     every image once, in an order drawn anew from `seed`; with `data_pruning`, later ones leave some out. With `resume_from`,
-    a state that `on_pause` was given, it goes on from there with the same bits. Raises UserError when the loss is no longer a
+    a state from `on_pause`, the training continues from there with the same bits. Raises UserError if the loss is no longer a
     finite number.
     """
     training = _Training(network, data, settings, seed, team)
@@ -131,7 +131,7 @@ class _Training:
         }
 
     def restore(self, state: State) -> None:
-        """Go back to where `state` was given."""
+        """Restore what `state` returned."""
         self.step, self.epoch, self.num_images = state["step"], state["epoch"], state["num_images"]
         self._order.set_state(state["generators"]["order"])
         self._running = list(state["running"].to(self._data.labels.device).unbind())

@@ -46,7 +46,7 @@ class DirectSGD(SGD):
 class Optimization:
     """The optimizers of all of a network's parameters, and how their learning rates change.
 
-    A group of an optimizer may hold `num_epochs`: its schedule ends after so many, and its parameters stand still.
+    A group of an optimizer may hold `num_epochs`: its schedule ends after so many epochs, and its parameters are frozen from then on.
     `steps_until` maps a number of epochs to the steps that they take.
     """
 
@@ -103,7 +103,7 @@ class Optimization:
         }
 
     def load_state_dict(self, state: dict[str, list[dict[str, Any]]]) -> None:
-        """Go back to where `state_dict` was."""
+        """Restore what `state_dict` returned."""
         for optimizer, values in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
         for scheduler, values in zip(self._schedulers, state["schedulers"], strict=True):

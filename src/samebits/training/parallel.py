@@ -153,7 +153,7 @@ class Shards:
         return torch.cat(indices.tensor_split(self._num_shards)[first : first + self._num_own])
 
     def gather(self, indices: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-        """Return numbers (B,) of a mini-batch's images, of which each process has those of the images that it computes."""
+        """Return one number for each image of a mini-batch (B,); `own` holds those of the images that this process computes."""
         sizes = [len(each) for each in indices.tensor_split(self._num_shards)]
         first = sum(sizes[: self._team.rank * self._num_own])
         numbers = torch.zeros(len(indices), dtype=own.dtype, device=own.device)

@@ -34,7 +34,7 @@ def key_of(what_decides_bits: Mapping[str, Any]) -> str:
 
 
 class ResumePoints:
-    """The resume points of one training, below the folder `scratch`; `held` before anything else."""
+    """The resume points of one training, below the folder `scratch`; enter `held` before anything else."""
 
     def __init__(self, scratch: Path, key: str, every_seconds: float) -> None:
         self._scratch = scratch
@@ -84,7 +84,7 @@ class ResumePoints:
             lock.release()
 
     def newest(self) -> State | None:
-        """Return the newest state that is whole; None where there is none. Says which are passed over."""
+        """Return the newest state that is whole; None if there is none. Prints a note for each damaged one."""
         for path in sorted(self._folder.glob("*.point"), reverse=True):
             try:
                 content = path.read_bytes()

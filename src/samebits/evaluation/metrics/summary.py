@@ -66,8 +66,7 @@ def summarize(
     """Return the metrics of probabilities (N, classes) against labels (N,), each a number rounded to 6 decimals.
 
     `accuracy_low` and `accuracy_high` bound the accuracy's 95 % interval (Wilson 1927). `per_class.<name>.accuracy` is the
-    share of that class's images classified right, `precision` the share of the images classified so that are of it; 0
-    where there are none. Raises UserError for probabilities of a diverged network, which are not numbers.
+    share of that class's images classified right, `precision` the share of the images predicted to be of that class that are; 0 if there are none. Raises UserError for probabilities of a diverged network, which are not numbers.
     """
     if not np.isfinite(probabilities).all():
         raise UserError(

@@ -18,7 +18,7 @@ class Augmentation(Protocol):
         """Prepare what `epoch`, counted from 1, needs."""
 
     def __call__(self, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """Return images (B, channels, height, width), which lie at `indices` (B,) of the training images, as this epoch sees them."""
+        """Return images (B, channels, height, width), float16 or float32, at `indices` (B,) of all, as this epoch sees them."""
 
 
 def build(sections: Sequence[params.Part], num_images: int, seed: int, device: torch.device) -> list[Augmentation]:

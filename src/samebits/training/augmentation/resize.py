@@ -17,7 +17,7 @@ class Augmentation:
         self._side = self._sides[epoch - 1] if epoch <= len(self._sides) else None
 
     def __call__(self, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """Return the images (B, channels, height, width) as float32 (B, channels, side, side) in early epochs."""
+        """Return the images (B, channels, height, width), in the first epochs resized to float32 (B, channels, side, side)."""
         if self._side is None:
             return images
         return F.interpolate(images.float(), size=self._side, mode="bilinear", antialias=True)
