@@ -10,7 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -21,6 +21,7 @@ from samebits import paths
 from samebits.stage import addresses, machines
 from samebits.training.parallel import num_computing
 from tests.conftest import Repository, require_program
+from tests.test_cifar10 import NEEDS_MOUNT, small_disk
 from tests.test_kill import points, wait_until
 
 PORT = 29400
@@ -114,6 +115,13 @@ class Machine:
 
     def mend(self) -> None:
         ip("netns", "exec", self.namespace, "ip", "link", "set", "e0", "up")
+
+    def close_all_ports_but(self, port: int) -> None:
+        """Put up a firewall: what wants to connect to another port gets no answer."""
+        rules = ("add table inet f", "add chain inet f in { type filter hook input priority 0; }")
+        drop = f'add rule inet f in iifname != "lo" tcp flags & (syn | ack) == syn tcp dport != {port} drop'
+        nft = ("ip", "netns", "exec", self.namespace, "nft", "-f", "-")
+        subprocess.run(nft, input="\n".join([*rules, drop]), text=True, check=True)
 
     def checkpoint(self) -> str:
         return hashlib.sha256((self.repository.root / paths.CHECKPOINT).read_bytes()).hexdigest()
@@ -262,6 +270,23 @@ def test_the_end_of_the_first_machine_is_the_end_of_all(network: list[Machine]) 
     assert first.is_silent() and second.is_silent()
 
 
+@pytest.mark.long  # it waits for two minutes
+def test_a_firewall_between_the_processes_is_one_line_and_the_first_goes_on(network: list[Machine]) -> None:
+    require_program("nft", "nftables")
+    first, second, _ = network
+    hashed = expected(network)
+    for each in (first, second):
+        each.close_all_ports_but(PORT)
+    training = first.train()
+    wait_for_a_point(first, training)
+    told = end(second.join(first))
+    assert "Traceback" not in told and "error: the processes of this machine and of the others do not reach" in told
+    assert "does a firewall let through all ports between them?" in told.splitlines()[-1]
+    told = end(training)
+    assert training.returncode == 0 and first.checkpoint() == hashed
+    assert "Traceback" not in told
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("cold")
 def test_60_kills_at_random_of_workers_agents_and_machines_cost_no_bit(network: list[Machine]) -> None:
@@ -333,6 +358,37 @@ def refusal(repository: Repository, address: str) -> str:
     return line
 
 
+@contextmanager
+def disk_that_is_full(folder: Path) -> Iterator[None]:
+    """Put what `folder` holds on a file system that has no room for more, as long as the block lasts."""
+    size = sum(path.stat().st_size + 8192 for path in folder.rglob("*"))
+    away = folder.with_name("away")
+    folder.rename(away)
+    with small_disk(folder, str(size)):
+        shutil.copytree(away, folder, dirs_exist_ok=True)
+        yield
+    folder.rmdir()
+    away.rename(folder)
+
+
+@NEEDS_MOUNT
+def test_a_machine_without_room_for_its_copy_says_so_and_the_first_goes_on(pair: tuple[Repository, Repository]) -> None:
+    first, other = pair
+    address = f"127.0.0.1:{free_port()}"
+    training = first.start("python", "stages/train.py", SAMEBITS_LISTEN=address)
+    try:
+        assert wait_until(lambda: bool(points(first)), training, 120), training.communicate()[0]
+        with disk_that_is_full(other.root / "data/prepared"):
+            line = refusal(other, address)
+        assert "could not be copied: No space left on device" in line and "make room there" in line
+        before = points(first)
+        assert wait_until(lambda: points(first) != before, training, 60)
+    finally:
+        os.killpg(training.pid, signal.SIGTERM)
+        told, _ = training.communicate()
+    assert "Traceback" not in told
+
+
 def test_a_machine_whose_bits_would_be_others_is_refused_by_name(pair: tuple[Repository, Repository]) -> None:
     first, other = pair
     address = f"127.0.0.1:{free_port()}"
@@ -377,6 +433,20 @@ def test_a_first_machine_that_is_not_there_is_one_line(pair: tuple[Repository, R
         )
     other.edit(lambda values: values["recipes"]["linear"]["train"].pop("num_shards"))
     assert refusal(other, "127.0.0.1:1").startswith("error: recipe linear trains in one process")
+
+
+def test_a_firewall_that_lets_nothing_through_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(addresses, "ANSWER_SECONDS", 1)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as opened:
+        for _ in range(2):  # the queue is full then, and Linux drops what comes after
+            waiting = opened.enter_context(socket.socket())
+            waiting.setblocking(False)
+            with suppress(BlockingIOError):
+                waiting.connect(server.getsockname())
+        with pytest.raises(
+            addresses.LostError, match=r"nothing answers within 1 seconds: .* does a firewall let it through"
+        ):
+            addresses.find(addresses.Address("127.0.0.1", server.getsockname()[1]))
 
 
 def test_nothing_but_the_named_address_is_open() -> None:
