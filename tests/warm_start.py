@@ -21,18 +21,24 @@ from ast import literal_eval
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, NoReturn
 
 PR_SET_PDEATHSIG = 1  # from Linux's prctl.h: a signal at the end of the parent
 PROGRAMS = ("python", "dvc", "samebits")
+COMMANDS: dict[str, EntryPoint] = {}  # of dvc and samebits; the server looks them up, among hundreds of packages
 LIBRARIES = """
-alembic.command click filelock jinja2 joblib.externals.loky matplotlib.figure numpy pandas PIL.Image psutil pydantic ruamel.yaml
-safetensors.torch scipy.stats sqlalchemy.orm torch torch._dynamo tqdm
+alembic.command click filelock jinja2 joblib.externals.loky matplotlib.backends.backend_agg matplotlib.figure matplotlib.style numpy
+pandas PIL.Image psutil pydantic ruamel.yaml safetensors.torch scipy.stats sqlalchemy.orm statsmodels.stats.contingency_tables
+statsmodels.stats.multitest tabulate torch torch._dynamo tqdm
 mlflow mlflow.store.artifact.local_artifact_repo mlflow.store.tracking.sqlalchemy_store mlflow.tracking
 dvc.api dvc.cli.parser dvc.dependency dvc.lock dvc.output dvc.repo.experiments.queue.workspace dvc.repo.reproduce dvc.rwlock
 dvc.scm dvc.stage.cache dvc_data.index
+dvc.cachemgr dvc.data_cloud dvc.fs.dvc dvc.parsing dvc.repo.artifacts dvc.repo.datasets dvc.repo.graph
+dvc.repo.experiments.queue.tempdir dvc.utils.hydra dvc_data.hashfile.state dvc_data.index.checkout dvc_data.index.fetch
+dvc_data.index.push
+hydra._internal.config_loader_impl hydra.core.override_parser.overrides_parser networkx omegaconf
 """
 # What a library reads when it is loaded: a process that wants another value loads it itself.
 HELD = ("ATEN_", "MKL_", "NPY_", "ONEDNN_")  # as the stages of most tests set it for themselves
@@ -40,10 +46,11 @@ READ_AT_START = (*HELD, "GLIBC_", "KMP_", "LANG", "LC_", "LD_", "MALLOC_", "MPL"
 SET_LATER = ("PYTHONDONTWRITEBYTECODE", "PYTHONPATH", "PYTHONPYCACHEPREFIX", "PYTHONUNBUFFERED")
 CLIENT = """\
 #!{python} -IS
-import os, signal, socket, sys
+import os, sys
+import _signal as signal, _socket as socket  # without their enumerations, whose import is half of this program's time
 program, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
 others = [name for name in os.listdir("/proc/self/fd") if int(name) > 2 and os.path.exists("/proc/self/fd/" + name)]
-server = socket.socket(socket.AF_UNIX)
+server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 try:
     if others:  # a pipe to the program that starts it
         raise OSError
@@ -51,7 +58,8 @@ try:
 except OSError:  # or another user, or another root folder
     os.execv(path := os.path.join({programs!r}, program), [path, *arguments])
 request = repr((program, arguments, os.getcwd(), dict(os.environ))).encode()
-socket.send_fds(server, [len(request).to_bytes(4, "big")], [0, 1, 2])
+files = b"".join(file.to_bytes(4, sys.byteorder) for file in range(3))
+server.sendmsg([len(request).to_bytes(4, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
 server.sendall(request)
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, lambda number, _: server.send(bytes([number])))
@@ -240,8 +248,7 @@ def become(
         import_module("sitecustomize")
     if program != "python":
         sys.argv = [str(programs / program), *arguments]
-        (command,) = entry_points(group="console_scripts", name=program)
-        sys.exit(command.load()())
+        sys.exit(COMMANDS[program].load()())
     is_safe = "-P" in arguments[: -len(plain)]
     if plain[0] in ("-c", "-m"):
         kind, what, *rest = plain
@@ -292,6 +299,7 @@ if __name__ == "__main__":
     listening = listen(Path(sys.argv[1]))
     for library in LIBRARIES.split():
         import_module(library)
+    COMMANDS.update((each.name, each) for each in entry_points(group="console_scripts") if each.name in PROGRAMS)
     gc.collect()
     gc.freeze()
     serve(listening, Path(sys.argv[2]), values)
