@@ -31,6 +31,7 @@ FOREIGN = (
     "MLFLOW_TRACKING_URI",
     "SAMEBITS_DATA",
     *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),  # scikit-learn sets them when a test has imported it
+    "PYTHONDONTWRITEBYTECODE",  # each of hundreds of processes would compile the code that it imports
     *portability.SETTINGS,
 )
 WARM = "SAMEBITS_WARM_PROGRAMS"
@@ -203,6 +204,7 @@ def _build_fresh(root: Path) -> None:
     repository.edit(make_tiny)
     repository.run("git", "init", "--quiet", "--initial-branch=main")
     repository.commit("the project, tiny")
+    repository.run("python", "-m", "compileall", "-q", "src")  # for all copies
 
 
 @pytest.fixture(scope="session")
