@@ -208,9 +208,22 @@ def _build_fresh(root: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def prepared_template(fresh_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database before its first experiment: MLflow makes one in seconds, by all migrations that it ever had."""
+
+    def build(root: Path) -> None:
+        root.mkdir()
+        create = "from samebits.tracking.store import quiet_mlflow; quiet_mlflow(); from mlflow import MlflowClient; "
+        Repository(root).run("python", "-c", create + "MlflowClient(tracking_uri='sqlite:///mlflow.db')")
+
+    return built_once(tmp_path_factory, "empty-database", build) / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def prepared_template(fresh_template: Path, empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def build(root: Path) -> None:
         shutil.copytree(fresh_template, root, symlinks=True)
+        shutil.copy(empty_database, root)
         repository = Repository(root)
         assert repository.repro("prepare") == ["prepare"]
         (root / "dvc.lock").unlink()
@@ -223,9 +236,10 @@ def prepared_template(fresh_template: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
-def done_template(fresh_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def done_template(fresh_template: Path, empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def build(root: Path) -> None:
         shutil.copytree(fresh_template, root, symlinks=True)
+        shutil.copy(empty_database, root)
         repository = Repository(root)
         assert repository.repro() == ["prepare", "train", "evaluate"]
         repository.commit("its result")
@@ -234,13 +248,14 @@ def done_template(fresh_template: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
-def known_template(done_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def known_template(done_template: Path, empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three results: one committed (momentum 0.9), one an experiment called slower (0.8), one only run (0.7)."""
 
     def build(root: Path) -> None:
         shutil.copytree(done_template, root, symlinks=True)
         for name in ("mlflow.db", "mlartifacts"):  # whose paths lead back to the template
             subprocess.run(["rm", "-rf", str(root / name)], check=True)
+        shutil.copy(empty_database, root)
         repository = Repository(root)
         momentum = "recipes.lab.train.optimizer.momentum=0.8"
         repository.run("dvc", "exp", "run", "--name", "slower", "--set-param", momentum)

@@ -97,9 +97,7 @@ def test_export_and_register_and_serve(done: Repository) -> None:
     failed = done.run("samebits", "export", "--output", "/proc/none/model.onnx", ok=False)
     assert failed.returncode == 1 and failed.stderr.startswith("error: /proc/none")
 
-    for name in ("mlflow.db", "mlflow.db.lock"):  # a copy's database still names the original's artifacts
-        (done.root / name).unlink(missing_ok=True)
-    done.run("samebits", "track")
+    done.run("samebits", "track")  # on a machine that is busy enough, a stage gives MLflow up
     first = done.run("samebits", "register", "shapes-lab").stdout
     assert "registered shapes-lab version 1" in first
     again = done.run("samebits", "register", "shapes-lab").stdout

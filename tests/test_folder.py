@@ -235,7 +235,8 @@ def use_folder(repository: Repository, path: str) -> None:
     repository.edit(lambda values: values["data"].update(source="folder", path=path, image_size=20))
 
 
-def test_an_absolute_path_is_a_dependency(fresh: Repository, tmp_path: Path) -> None:
+def test_an_absolute_path_is_a_dependency(fresh: Repository, empty_database: Path, tmp_path: Path) -> None:
+    shutil.copy(empty_database, fresh.root)
     images = tmp_path / "images"
     fill(images)
     use_folder(fresh, str(images))

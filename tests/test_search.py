@@ -33,11 +33,12 @@ SEARCH = {
 
 
 @pytest.fixture(scope="module")
-def searchable_template(fresh_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def searchable_template(fresh_template: Path, empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search file, committed, and in DVC's cache what prepare makes for it."""
 
     def build(root: Path) -> None:
         shutil.copytree(fresh_template, root, symlinks=True)
+        shutil.copy(empty_database, root)
         repository = Repository(root)
         repository.edit(lambda values: values["data"].update(num_validation=100))
         assert repository.repro("prepare") == ["prepare"]

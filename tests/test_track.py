@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.remotes import clone
 LIVE_TAGS = {"samebits.host", "samebits.pid", "samebits.process_started", "mlflow.user"}
 LIVE_METRICS = {"images_per_second"}
 TAG = "samebits.recorded"
+LoseRuns = Callable[[Repository], None]
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +46,17 @@ def lose_database(repository: Repository) -> None:
     for name in ("mlflow.db", "mlflow.db.lock"):
         (repository.root / name).unlink(missing_ok=True)
     shutil.rmtree(repository.root / "mlartifacts", ignore_errors=True)
+
+
+@pytest.fixture
+def lose_runs(empty_database: Path) -> LoseRuns:
+    """Lose the database and have an empty one, for tests that are not about a database that is made anew."""
+
+    def lose(repository: Repository) -> None:
+        lose_database(repository)
+        shutil.copy(empty_database, repository.root)
+
+    return lose
 
 
 def runs_of(store: Store) -> list[Any]:
@@ -127,8 +140,8 @@ class Params(Params):
 """
 
 
-def test_the_parameters_of_a_new_stage_are_part_of_the_result(done: Repository) -> None:
-    lose_database(done)
+def test_the_parameters_of_a_new_stage_are_part_of_the_result(done: Repository, lose_runs: LoseRuns) -> None:
+    lose_runs(done)
     code, definition = done.root / "src/samebits/params.py", done.root / "dvc.yaml"
     code.write_text(code.read_text() + NEW_PARAMETERS)
     pipeline = yaml.safe_load(definition.read_text())
@@ -170,8 +183,8 @@ def test_a_colleague_with_nothing_but_a_remote_has_every_run(known: Repository, 
     assert not (second.root / "data/model/checkpoint.safetensors").exists()
 
 
-def test_what_a_run_lacks_is_filled_in_and_what_it_has_stays(known: Repository) -> None:
-    lose_database(known)
+def test_what_a_run_lacks_is_filled_in_and_what_it_has_stays(known: Repository, lose_runs: LoseRuns) -> None:
+    lose_runs(known)
     track(known)
     store = open_store(known.root)
     (run,) = runs_of(store)
@@ -184,8 +197,8 @@ def test_what_a_run_lacks_is_filled_in_and_what_it_has_stays(known: Repository) 
     assert store.client.get_run(run.info.run_id).data.metrics["accuracy"] == 0.5
 
 
-def test_runs_that_two_machines_wrote_at_once_become_one(known: Repository) -> None:
-    lose_database(known)
+def test_runs_that_two_machines_wrote_at_once_become_one(known: Repository, lose_runs: LoseRuns) -> None:
+    lose_runs(known)
     track(known)
     store = open_store(known.root)
     (run,) = runs_of(store)
@@ -196,8 +209,8 @@ def test_runs_that_two_machines_wrote_at_once_become_one(known: Repository) -> N
     assert left.info.run_id == run.info.run_id and left.data.tags["samebits.experiments"] == "elsewhere"
 
 
-def test_a_killed_tracking_is_repeated(known: Repository) -> None:
-    lose_database(known)
+def test_a_killed_tracking_is_repeated(known: Repository, lose_runs: LoseRuns) -> None:
+    lose_runs(known)
     open_store(known.root)
     process = known.start("samebits", "track", "--all")
     deadline = time.monotonic() + 300
@@ -212,16 +225,16 @@ def test_a_killed_tracking_is_repeated(known: Repository) -> None:
     assert {run.info.status for run in others} <= {"KILLED"}
 
 
-def test_running_a_cached_result_leaves_its_run_visible(known: Repository) -> None:
-    lose_database(known)
+def test_running_a_cached_result_leaves_its_run_visible(known: Repository, lose_runs: LoseRuns) -> None:
+    lose_runs(known)
     done = known.run("samebits", "run")
     assert done.stderr == "" and "Running stage" not in done.stdout
     (run,) = runs_of(open_store(known.root))
     assert run.info.run_name == "lab-seed0"
 
 
-def test_edits_that_nobody_ran_are_not_said_to_give_the_result(known: Repository) -> None:
-    lose_database(known)
+def test_edits_that_nobody_ran_are_not_said_to_give_the_result(known: Repository, lose_runs: LoseRuns) -> None:
+    lose_runs(known)
     known.edit(lambda values: values.update(seed=7))
     assert track(known) == "1 new, 0 completed, 0 there already"  # HEAD's result, which is still in dvc.lock
     (run,) = runs_of(open_store(known.root))
@@ -248,8 +261,8 @@ def test_a_mistake_costs_one_line(known: Repository, arguments: list[str], what:
     assert line.startswith("error: ") and what in line
 
 
-def test_an_incomplete_result_is_left_out(known: Repository) -> None:
-    lose_database(known)
+def test_an_incomplete_result_is_left_out(known: Repository, lose_runs: LoseRuns) -> None:
+    lose_runs(known)
     for path in ("dvc.lock", "metrics/evaluate.json"):
         (known.root / path).write_text((known.root / path).read_text() + "\n")
     metrics = json.loads((known.root / "metrics/evaluate.json").read_text())
@@ -274,8 +287,8 @@ def test_a_store_that_cannot_be_used_costs_one_line(known: Repository, uri: str)
     assert line.startswith("warning: MLflow does not hold the run of this result: ") and "accuracy" in done.stdout
 
 
-def test_an_older_schema_is_named_with_its_remedy(known: Repository) -> None:
-    lose_database(known)
+def test_an_older_schema_is_named_with_its_remedy(known: Repository, lose_runs: LoseRuns) -> None:
+    lose_runs(known)
     open_store(known.root)
     set_schema(known.root / "mlflow.db", "728d730b5ebd")
     failed = known.run("samebits", "track", ok=False)
@@ -310,8 +323,8 @@ def many_experiments(repository: Repository, number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [10, pytest.param(200, marks=pytest.mark.slow)])
-def test_many_experiments_are_tracked(done: Repository, number: int) -> None:
-    lose_database(done)
+def test_many_experiments_are_tracked(done: Repository, lose_runs: LoseRuns, number: int) -> None:
+    lose_runs(done)
     many_experiments(done, number)
     started = time.monotonic()
     assert track(done, "--all") == f"{number + 1} new, 0 completed, 0 there already"

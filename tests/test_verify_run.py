@@ -18,11 +18,10 @@ from tests.conftest import Repository, built_once
 
 
 @pytest.fixture(scope="session")
-def tracked_template(known_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tracked_template(known_template: Path, empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def build(root: Path) -> None:
         shutil.copytree(known_template, root, symlinks=True)
-        for name in ("mlflow.db", "mlflow.db.lock"):
-            (root / name).unlink(missing_ok=True)
+        shutil.copy(empty_database, root)
         shutil.rmtree(root / "mlartifacts", ignore_errors=True)
         Repository(root).run("samebits", "track", "--all")
 
