@@ -326,6 +326,15 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("samebits.models.speed._WIDTHS", (8, 16, 16))
 
 
+@pytest.fixture(scope="session")
+def without_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for PYTHONPATH in which stages find no MLflow, which is half of their work; each says so in a warning."""
+    folder = tmp_path_factory.mktemp("without-mlflow")
+    # Not a module of this name: for that programs would start cold.
+    (folder / "sitecustomize.py").write_text('import sys\n\nsys.modules["mlflow"] = None\n')
+    return folder
+
+
 @pytest.fixture
 def cold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each program of a test load its libraries itself: for tests about processes and imports."""

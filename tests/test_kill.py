@@ -26,15 +26,12 @@ def lengthen(values: dict) -> None:
 
 
 @pytest.fixture(autouse=True)
-def untracked(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Let the stages run without MLflow, whose import is half of their work; each says so in a warning."""
-    folder = tmp_path_factory.mktemp("untracked")
-    (folder / "mlflow.py").write_text('raise ImportError("this test does without MLflow")\n')
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+def untracked(monkeypatch: pytest.MonkeyPatch, without_mlflow: Path) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(without_mlflow))
 
 
 @pytest.fixture(scope="module")
-def never_stopped(fresh_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+def never_stopped(fresh_template: Path, without_mlflow: Path, tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """A repository whose training ran through, once."""
 
     def build(root: Path) -> None:
@@ -42,7 +39,8 @@ def never_stopped(fresh_template: Path, tmp_path_factory: pytest.TempPathFactory
         repository = Repository(root)
         repository.edit(lengthen)
         repository.commit("longer")
-        assert repository.repro() == ["prepare", "train", "evaluate"]
+        done = repository.run("dvc", "repro", PYTHONPATH=str(without_mlflow))
+        assert stages_run(done.stdout) == ["prepare", "train", "evaluate"]
         repository.commit("its result")
 
     return Repository(built_once(tmp_path_factory, "never-stopped", build))
@@ -96,16 +94,16 @@ def kill_group(process: "subprocess.Popen[str]", number: int = signal.SIGKILL) -
     return output
 
 
-def kill_repeatedly(repository: Repository, num_kills: int, seed: int) -> int:
+def kill_repeatedly(repository: Repository, num_kills: int, seed: int, is_warm: bool = False) -> int:
     """Kill the trainer at random moments until it has been killed `num_kills` times; then let it end.
 
     Every third kill comes as soon as a write is seen. Asserts after each how much was lost. Returns how many
-    kills landed inside a write.
+    kills landed inside a write: fewer if `is_warm`, for a kill takes a moment longer then.
     """
     chance, inside = random.Random(seed), 0
     for number in range(num_kills):
         known = [path.name for path in points(repository)]
-        process = repository.start("python", "stages/train.py")
+        process = repository.start("python", "stages/train.py", is_warm=is_warm)
         started = wait_until(lambda known=known: [path.name for path in points(repository)] != known, process)
         assert started, f"the training ended after {number} kills: {process.communicate()[0]}"
         if number % 3 == 0:
@@ -119,14 +117,14 @@ def kill_repeatedly(repository: Repository, num_kills: int, seed: int) -> int:
         assert killed_at - newest.stat().st_mtime <= EVERY_SECONDS + SLACK_SECONDS
         if known:
             assert f"going on after step {int(known[-1].split('.')[0]):,} of " in output
-    last = repository.start("python", "stages/train.py")
+    last = repository.start("python", "stages/train.py", is_warm=is_warm)
     output, _ = last.communicate()
     assert last.returncode == 0, output
     return inside
 
 
 def test_killed_5_times_at_random_the_bytes_are_the_same(never_stopped: Repository, unfinished: Repository) -> None:
-    kill_repeatedly(unfinished, num_kills=5, seed=0)
+    kill_repeatedly(unfinished, num_kills=5, seed=0, is_warm=True)
     assert model(unfinished) == model(never_stopped)
     assert not writes(unfinished)
 
@@ -192,7 +190,7 @@ def test_dvc_killed_after_the_training_ended_costs_no_second_training(
 
 
 def test_other_parameters_start_fresh_and_it_says_so(unfinished: Repository) -> None:
-    process = unfinished.start("dvc", "repro")
+    process = unfinished.start("python", "stages/train.py", is_warm=True)
     assert wait_until(lambda: points(unfinished), process)
     kill_group(process)
     unfinished.edit(lambda values: values["recipes"]["lab"]["train"].update(num_epochs=1))
