@@ -103,7 +103,7 @@ class Repository:
     def environment_of(self, command: tuple[str, ...]) -> dict[str, str]:
         """Return the environment in which a command starts warm, if it can: see warm_start."""
         values = self.environment()
-        if command[0] not in (*warm_start.PROGRAMS, "bash", "make") or command[:2] == ("dvc", "queue"):
+        if command[0] not in (*warm_start.PROGRAMS, "bash", "make") or command[:3] == ("dvc", "queue", "start"):
             return values  # it starts with other rights, say, or leaves a worker behind
         return values | {"PATH": os.pathsep.join(filter(None, (os.environ.get(WARM), values["PATH"])))}
 

@@ -149,12 +149,12 @@ def test_a_transfer_that_breaks_off_costs_one_part(prepared: Repository, tmp_pat
 def test_every_kind_of_remote_restores_what_was_shared(quick: Repository, remote: Remote) -> None:
     remote.add_to(quick)
     # Killed as soon as something has arrived, and repeated.
-    process = quick.start("samebits", "share")
+    process = quick.start("samebits", "share", is_warm=True)
     deadline = time.monotonic() + 300
     while not remote.names() and process.poll() is None:
         assert time.monotonic() < deadline
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()  # until nobody holds its output any more
     there, to_send = re.findall(r"(\d+) (?:objects? there|to send)", share(quick).stdout)
     assert len(remote.objects()) == int(there) + int(to_send)
 

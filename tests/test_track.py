@@ -212,12 +212,12 @@ def test_runs_that_two_machines_wrote_at_once_become_one(known: Repository, lose
 def test_a_killed_tracking_is_repeated(known: Repository, lose_runs: LoseRuns) -> None:
     lose_runs(known)
     open_store(known.root)
-    process = known.start("samebits", "track", "--all")
+    process = known.start("samebits", "track", "--all", is_warm=True)
     deadline = time.monotonic() + 300
     while not list((known.root / "mlartifacts").rglob("params.yaml")) and process.poll() is None:
         assert time.monotonic() < deadline
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()  # until nobody holds its output any more
     track(known, "--all")
     store = open_store(known.root)
     assert sorted(run.info.run_name for run in runs_of(store)) == ["lab-seed0", "slower"]
