@@ -85,8 +85,10 @@ def content_of(store: Store, run: Any, folder: Path) -> dict[str, Any]:
 
 
 def contents(root: Path, folder: Path) -> dict[str, dict[str, Any]]:
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 (once, for all processes that are forked)
+
     # In a process of its own: MLflow keeps a connection to a database that was removed since.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
         return pool.submit(_contents, root, folder).result()
 
 
