@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dvc.config import Config
+
 from tests.conftest import Repository, require_program
 
 BUCKET = "results"
@@ -27,17 +29,18 @@ class Remote:
     secrets: dict[str, str] = field(default_factory=dict)  # what each person sets for themselves
 
     def add_to(self, repository: Repository) -> None:
-        """Do what whoever sets it up does, and commit that."""
-        repository.run("dvc", "remote", "add", "--default", "team", self.url)
-        for name, value in self.settings.items():
-            repository.run("dvc", "remote", "modify", "team", name, value)
+        """Do what whoever sets it up does by `dvc remote add` and `dvc remote modify`, and commit that."""
+        with Config(str(repository.root / ".dvc")).edit() as values:
+            values["remote"]["team"] = {"url": self.url, **self.settings}
+            values["core"]["remote"] = "team"
         repository.commit("a remote for the team")
         self.log_in(repository)
 
     def log_in(self, repository: Repository) -> None:
-        """Do what each person does in a clone of their own."""
-        for name, value in self.secrets.items():
-            repository.run("dvc", "remote", "modify", "--local", "team", name, value)
+        """Do what each person does in a clone of their own by `dvc remote modify --local`."""
+        if self.secrets:
+            with Config(str(repository.root / ".dvc")).edit("local") as values:
+                values["remote"].setdefault("team", {}).update(self.secrets)
 
     def objects(self) -> list[str]:
         """Return the MD5s of the objects."""

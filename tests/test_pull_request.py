@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from tests import remotes
-from tests.conftest import PROJECT, Repository
+from tests.conftest import PROJECT, Repository, built_once
 from tests.remotes import Remote, clone
 
 WORKFLOW = PROJECT / ".github/workflows/pull-request.yml"
@@ -26,24 +27,39 @@ def steps() -> dict[str, str]:
     return {name: command for name, command in commands.items() if name != "install"}
 
 
-def check(repository: Repository, base: str) -> dict[str, "subprocess.CompletedProcess[str]"]:
-    """Run every step as GitHub does; give how each ended."""
+def check(repository: Repository, base: str, only: str = "") -> dict[str, "subprocess.CompletedProcess[str]"]:
+    """Run every step as GitHub does, or `only` those whose names begin so; give how each ended."""
     summary = repository.root.parent / "summary.md"
     summary.unlink(missing_ok=True)
     environment = {"BASE": base, "GITHUB_STEP_SUMMARY": str(summary)}
-    return {name: repository.run(*SHELL, command, ok=False, **environment) for name, command in steps().items()}
+    chosen = {name: command for name, command in steps().items() if name.startswith(only)}
+    return {name: repository.run(*SHELL, command, ok=False, **environment) for name, command in chosen.items()}
+
+
+@pytest.fixture(scope="session")
+def shared_template(quick_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pull request that takes an experiment over, with all of it in the remote: the folder team beside it."""
+
+    def build(root: Path) -> None:
+        shutil.copytree(quick_template, root, symlinks=True)
+        (root.parent / "team").mkdir()
+        author = Repository(root)
+        author.run("dvc", "remote", "add", "--default", "team", "../team")  # by this path copies have their own
+        author.run("dvc", "remote", "modify", "team", "verify", "true")
+        author.commit("a remote")
+        author.run("dvc", "exp", "apply", "other")
+        author.run("git", "checkout", "HEAD", "--", ".dvc/config")  # the experiment knew of no remote
+        author.commit("another seed")
+        author.run("samebits", "share")
+
+    return built_once(tmp_path_factory, "shared", build)
 
 
 @pytest.fixture
-def shared(quick: Repository, tmp_path: Path) -> tuple[Repository, Remote]:
-    """A pull request that takes an experiment over, with all of it in the remote."""
-    remote = remotes.folder(tmp_path / "team")
-    remote.add_to(quick)
-    quick.run("dvc", "exp", "apply", "other")
-    quick.run("git", "checkout", "HEAD", "--", ".dvc/config")  # the experiment knew of no remote
-    quick.commit("another seed")
-    quick.run("samebits", "share")
-    return quick, remote
+def shared(shared_template: Path, tmp_path: Path) -> tuple[Repository, Remote]:
+    for name in ("samebits", "team"):
+        shutil.copytree(shared_template.parent / name, tmp_path / name, symlinks=True)
+    return Repository(tmp_path / "samebits"), remotes.folder(tmp_path / "team")
 
 
 def failing(results: dict[str, "subprocess.CompletedProcess[str]"]) -> list[str]:
@@ -88,8 +104,8 @@ def test_a_stale_lock_is_red(shared: tuple[Repository, Remote], change: Callable
     change(author)
     author.commit("a change without its result")
     runner = clone(author, "runner")
-    results = check(runner, "HEAD~1")
-    (first,) = [name for name in failing(results) if name.startswith("dvc.lock is the result")]
+    results = check(runner, "HEAD~1", only="dvc.lock is the result")
+    (first,) = failing(results)
     assert "dvc.lock is not the result of this code and params.yaml" in results[first].stderr
 
 
