@@ -66,7 +66,10 @@ def shrink(values: dict, recipe: str) -> None:
 
 
 @pytest.fixture
-def small(fresh: Repository, request: pytest.FixtureRequest) -> Repository:
+def small(
+    fresh: Repository, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, without_mlflow: Path
+) -> Repository:
+    monkeypatch.setenv("PYTHONPATH", str(without_mlflow))
     fresh.edit(lambda values: shrink(values, getattr(request, "param", "lab")))
     return fresh
 
