@@ -1,5 +1,6 @@
 """`samebits check`: real clones, caches, databases and locks, broken in every way that it has to find, and mended."""
 
+import functools
 import hashlib
 import http.server
 import json
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,12 @@ from filelock import FileLock
 
 from samebits.data.sources import cifar10
 from samebits.errors import UserError
-from samebits.health import cached_objects, lost_experiments, stale_locks, tracking_database
+from samebits.health import cached_objects, libraries, lost_experiments, stale_locks, tracking_database
 from samebits.health import check as checking
 from samebits.repository import git
 from samebits.repository.cache import Cache
 from samebits.tracking.store import quiet_mlflow
-from tests.conftest import FOREIGN, IDENTITY, Repository, stages_run
+from tests.conftest import FOREIGN, IDENTITY, Repository, built_once, stages_run
 
 NOBODY = 65534
 COMMAND = """
@@ -52,26 +54,31 @@ PIPELINE = {
 }
 
 
+# Each check would parse the descriptions of 180 libraries, which stay what they are.
+version_looked_up_once = functools.cache(version)
+
+
 @pytest.fixture(autouse=True)
 def only_its_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in FOREIGN:
         monkeypatch.delenv(name, raising=False)
     for name, value in IDENTITY.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(libraries, "version", version_looked_up_once)
 
 
 @pytest.fixture(scope="session")
 def small_template(fresh_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("small")
-    root = folder / "samebits"
-    shutil.copytree(fresh_template, root, symlinks=True)
-    repository = Repository(root)
-    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": PIPELINE}))
-    repository.run("dvc", "remote", "add", "--default", "store", str(folder / "remote"))
-    assert repository.repro() == ["first", "second", "third"]
-    repository.run("dvc", "push")
-    repository.commit("a small pipeline")
-    return root
+    def build(root: Path) -> None:
+        shutil.copytree(fresh_template, root, symlinks=True)
+        repository = Repository(root)
+        (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": PIPELINE}))
+        repository.run("dvc", "remote", "add", "--default", "store", str(root.parent / "remote"))
+        assert repository.repro() == ["first", "second", "third"]
+        repository.run("dvc", "push")
+        repository.commit("a small pipeline")
+
+    return built_once(tmp_path_factory, "small", build)
 
 
 @pytest.fixture
