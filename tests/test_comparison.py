@@ -15,7 +15,7 @@ from samebits.comparison import outcome, predicted, selection
 from samebits.comparison.outcome import NetworkComparison, SeedComparison
 from samebits.errors import UserError
 from samebits.evaluation import predictions
-from tests.conftest import Repository
+from tests.conftest import Repository, built_once
 from tests.test_folder import draw, fill, use_folder
 
 PREDICTIONS = "data/evaluation/predictions.csv"
@@ -40,18 +40,27 @@ def write_result(repository: Repository, seed: int, momentum: float, accuracy: f
     predictions.write(repository.root / PREDICTIONS, probabilities, labels, names)
 
 
-@pytest.fixture(scope="module")
-def family(done_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+@pytest.fixture(scope="session")
+def family_template(done_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Experiments slow-0 to slow-2 and fast-0 to fast-2, which differ in momentum and seed; main is slow with seed 0."""
+
+    def build(root: Path) -> None:
+        shutil.copytree(done_template, root, symlinks=True)
+        repository = Repository(root)
+        for name, momentum, accuracy in (("fast", 0.8, 0.75), ("slow", 0.9, 0.55)):
+            for seed in (2, 1, 0):
+                write_result(repository, seed, momentum, accuracy + 0.01 * seed)
+                repository.run("dvc", "exp", "save", "--force", "--name", f"{name}-{seed}")
+        repository.commit("slow, seed 0")
+
+    return built_once(tmp_path_factory, "family", build)
+
+
+@pytest.fixture(scope="module")
+def family(family_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Repository:
     root = tmp_path_factory.mktemp("family") / "samebits"
-    shutil.copytree(done_template, root, symlinks=True)
-    repository = Repository(root)
-    for name, momentum, accuracy in (("fast", 0.8, 0.75), ("slow", 0.9, 0.55)):
-        for seed in (2, 1, 0):
-            write_result(repository, seed, momentum, accuracy + 0.01 * seed)
-            repository.run("dvc", "exp", "save", "--force", "--name", f"{name}-{seed}")
-    repository.commit("slow, seed 0")
-    return repository
+    shutil.copytree(family_template, root, symlinks=True)
+    return Repository(root)
 
 
 def refused(repository: Repository, *arguments: str) -> str:
