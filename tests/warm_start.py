@@ -30,8 +30,8 @@ PROGRAMS = ("python", "dvc", "samebits")
 COMMANDS: dict[str, EntryPoint] = {}  # of dvc and samebits; the server looks them up, among hundreds of packages
 LIBRARIES = """
 alembic.command click filelock jinja2 joblib.externals.loky matplotlib.backends.backend_agg matplotlib.figure matplotlib.style numpy
-pandas PIL.Image psutil pydantic ruamel.yaml safetensors.torch scipy.stats sqlalchemy.orm statsmodels.stats.contingency_tables
-statsmodels.stats.multitest tabulate torch torch._dynamo tqdm
+pandas PIL.Image psutil pydantic ruamel.yaml safetensors.torch scipy.stats sqlalchemy.dialects.sqlite sqlalchemy.orm
+statsmodels.stats.contingency_tables statsmodels.stats.multitest tabulate torch torch._dynamo tqdm
 mlflow mlflow.store.artifact.local_artifact_repo mlflow.store.tracking.sqlalchemy_store mlflow.tracking
 dvc.api dvc.cli.parser dvc.dependency dvc.lock dvc.output dvc.repo.experiments.queue.workspace dvc.repo.reproduce dvc.rwlock
 dvc.scm dvc.stage.cache dvc_data.index
@@ -89,6 +89,16 @@ def server(folder: Path) -> Iterator[Path]:
     finally:
         process.terminate()
         process.wait()
+
+
+def load() -> None:
+    """Load the libraries, and let them do what they would do first in each process."""
+    for library in LIBRARIES.split():
+        import_module(library)
+    import_module("dvc.cli.parser").get_main_parser()  # of all commands; it is kept
+    import_module("dvc.config").get_compiled_schema()
+    import_module("mlflow.store.db.base_sql_model").Base.registry.configure()  # the mappers of MLflow's tables
+    COMMANDS.update((each.name, each) for each in entry_points(group="console_scripts") if each.name in PROGRAMS)
 
 
 def listen(address: Path) -> socket.socket:
@@ -297,9 +307,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     values = read_at_start()
     listening = listen(Path(sys.argv[1]))
-    for library in LIBRARIES.split():
-        import_module(library)
-    COMMANDS.update((each.name, each) for each in entry_points(group="console_scripts") if each.name in PROGRAMS)
+    load()
     gc.collect()
     gc.freeze()
     serve(listening, Path(sys.argv[2]), values)
