@@ -775,6 +775,7 @@ def test_what_a_killed_prepare_leaves_is_a_note(fresh: Repository, check: Any) -
     folder, deadline = fresh.root / "data/prepared", time.monotonic() + 60
     while not list(folder.glob(".train.*/train/0000.part")):
         assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.002)
     os.killpg(process.pid, signal.SIGSTOP)  # it lives on, and what it writes is no leftover
     assert not any("killed processes" in line for line in check(fresh)[1])
     os.killpg(process.pid, signal.SIGKILL)

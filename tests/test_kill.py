@@ -76,7 +76,7 @@ def writes(repository: Repository) -> list[Path]:
     return list((repository.root / ".samebits/resume").glob("*/.*.point.*"))
 
 
-def wait_until(condition, process: "subprocess.Popen[str]", seconds: float = 60) -> bool:
+def wait_until(condition, process: "subprocess.Popen[str]", seconds: float = 60, pause: float = 0.005) -> bool:
     """Wait until something holds; False when the process has ended before."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -84,7 +84,7 @@ def wait_until(condition, process: "subprocess.Popen[str]", seconds: float = 60)
             return True
         if process.poll() is not None:
             return False
-        time.sleep(0.0002)
+        time.sleep(pause)
     pytest.fail("waited in vain")
 
 
@@ -107,7 +107,7 @@ def kill_repeatedly(repository: Repository, num_kills: int, seed: int, is_warm: 
         started = wait_until(lambda known=known: [path.name for path in points(repository)] != known, process)
         assert started, f"the training ended after {number} kills: {process.communicate()[0]}"
         if number % 3 == 0:
-            assert wait_until(lambda: writes(repository), process)
+            assert wait_until(lambda: writes(repository), process, pause=0.0002)
         else:
             time.sleep(chance.uniform(0, 3 * EVERY_SECONDS))
         killed_at = time.time()

@@ -153,6 +153,7 @@ def test_every_kind_of_remote_restores_what_was_shared(quick: Repository, remote
     deadline = time.monotonic() + 300
     while not remote.names() and process.poll() is None:
         assert time.monotonic() < deadline
+        time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()  # until nobody holds its output any more
     there, to_send = re.findall(r"(\d+) (?:objects? there|to send)", share(quick).stdout)

@@ -218,6 +218,7 @@ def test_a_killed_tracking_is_repeated(known: Repository, lose_runs: LoseRuns) -
     deadline = time.monotonic() + 300
     while not list((known.root / "mlartifacts").rglob("params.yaml")) and process.poll() is None:
         assert time.monotonic() < deadline
+        time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()  # until nobody holds its output any more
     track(known, "--all")
