@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tarfile
 import tempfile
 import termios
@@ -35,7 +34,7 @@ from samebits.data.sources import cifar10
 from samebits.data.sources.cifar10 import ARCHIVE, FOLDER, DownloadFailed
 from samebits.data.vision import CIFAR10
 from samebits.errors import as_one_line
-from tests.conftest import Repository
+from tests.conftest import PROJECT, Repository
 
 BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
 NUM_EACH = 20
@@ -682,8 +681,8 @@ print(hashlib.sha256(data.train.images.tobytes() + data.test.images.tobytes()).h
 
 
 def start_reading(raw: Path, members: dict[str, Any], stderr: int) -> "subprocess.Popen[str]":
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", PROGRAM, str(raw), json.dumps(members)]
+    command = ("python", "-c", PROGRAM, str(raw), json.dumps(members))
+    environment = Repository(raw).environment_of(command) | {"PYTHONPATH": str(PROJECT / "src")}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True)
 
 

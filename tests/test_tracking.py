@@ -22,6 +22,7 @@ from samebits.repository import git
 from samebits.repository.origin import Origin
 from samebits.tracking import Recorder, RunContent, content_md5, find_run, open_store, runs, tracking_uri
 from samebits.tracking.store import Store, quiet_mlflow
+from tests.conftest import Repository
 
 SOURCE = Path(__file__).parents[1] / "src"
 DATA, CHECKPOINT = "d" * 32, "c" * 32
@@ -409,11 +410,15 @@ def _start(
     end: str = "well",
     script: str = TRAINING,
     wrap: tuple[str, ...] = (),
+    is_warm: bool = True,
     **environment: str,
 ) -> Any:
+    command = (*wrap, "python", "-c", script, str(root), seeds, end)
+    repository = Repository(root)
+    own = repository.environment_of(command) if is_warm else repository.environment()
     return subprocess.Popen(
-        [*wrap, sys.executable, "-c", script, str(root), seeds, end],
-        env={**os.environ, "PYTHONPATH": str(SOURCE), **environment},
+        command,
+        env={**own, "PYTHONPATH": str(SOURCE), **environment},
         cwd=root,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -447,7 +452,7 @@ def test_eight_trainings_start_at_once_without_a_database(tmp_path: Path) -> Non
 
 def test_a_killed_trainings_run_is_closed_by_the_next(root: Path) -> None:
     store = open_store(root)
-    with _start(root, "1", "wait") as killed, _start(root, "2", "wait") as alive:
+    with _start(root, "1", "wait", is_warm=False) as killed, _start(root, "2", "wait", is_warm=False) as alive:
         try:
             _wait_until(lambda: sum("train_loss" in run.data.metrics for run in _runs(store)) == 2)
             killed.send_signal(signal.SIGKILL)

@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 PR_SET_PDEATHSIG = 1  # from Linux's prctl.h: a signal at the end of the parent
@@ -265,6 +266,7 @@ def become(
         sys.path[:0] = [] if is_safe else ["" if kind == "-c" else folder]
         sys.argv = [kind if kind == "-c" else what, *rest]
         if kind == "-c":
+            sys.modules["__main__"] = ModuleType("__main__")  # this module's own names stay what they are
             exec(compile(what, "<string>", "exec"), vars(sys.modules["__main__"]))
         else:
             runpy.run_module(what, run_name="__main__", alter_sys=True)
