@@ -107,6 +107,11 @@ class Repository:
             return values  # it starts with other rights, say, or leaves a worker behind
         return values | {"PATH": os.pathsep.join(filter(None, (os.environ.get(WARM), values["PATH"])))}
 
+    def work_off_queue(self, *arguments: str) -> None:
+        """Run `dvc queue start` and wait for the workers that it leaves behind. It starts cold; what they start is warm."""
+        dvc, path = Path(sys.executable).with_name("dvc"), self.environment_of(("dvc",))["PATH"]
+        self.run(str(dvc), "queue", "start", *arguments, PATH=path)
+
     def repro(self, *arguments: str) -> list[str]:
         """Run `dvc repro`; give the names of the stages that really ran."""
         return stages_run(self.run("dvc", "repro", *arguments).stdout)

@@ -420,7 +420,7 @@ def test_a_damaged_record_of_the_run_cache(small: Repository, check: Any, conten
 
 def test_an_experiment_that_lost_its_name_is_found_again(quick: Repository) -> None:
     quick.run("dvc", "exp", "run", "--queue", "--name", "alpha", "--set-param", "seed=3")
-    quick.run("dvc", "queue", "start")
+    quick.work_off_queue()
     deadline = time.monotonic() + 120
     while "Success" not in quick.run("dvc", "queue", "status").stdout:
         assert time.monotonic() < deadline

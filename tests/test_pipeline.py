@@ -165,7 +165,7 @@ def test_queued_experiments_run_the_code_of_the_moment_of_queueing_and_each_leav
     loop = done.root / "src/samebits/training/loop.py"
     original = loop.read_text()
     loop.write_text('raise SystemExit("the code of the main workspace ran")\n')
-    done.run("dvc", "queue", "start", "--jobs", "2")
+    done.work_off_queue("--jobs", "2")
     wait_for_queue(done, names)
     loop.write_text(original)
     assert len(runs(done)) == 1 + len(names)
