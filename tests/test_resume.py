@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from samebits.data.prepared import Split
 from samebits.training import loop, resume
 from samebits.training.resume import ResumePoints
+from tests.conftest import Repository
 from tests.test_models import build_speed
 from tests.test_optimizers import muon_settings, through_disk
 from tests.test_training import build, random_split, settings, weights
@@ -196,6 +196,7 @@ def test_scratch_deleted_while_training_is_made_again(tmp_path: Path) -> None:
 
 
 HOLD = """
+import os
 import sys
 import time
 from pathlib import Path
@@ -203,36 +204,38 @@ from samebits.training.resume import ResumePoints
 points = ResumePoints(Path(sys.argv[1]), sys.argv[2], 0.0)
 with points.held():
     points.save(7, {"step": 7})
-    print("held", flush=True)
+    print(os.getpid(), flush=True)
     sys.stdin.read()
 """
 
 
-def hold(scratch: Path, key: str) -> "subprocess.Popen[str]":
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(scratch), key], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
-    return process
+def start_holding(scratch: Path, key: str, **files: int) -> "subprocess.Popen[str]":
+    command = ("python", "-c", HOLD, str(scratch), key)
+    environment = Repository(scratch).environment_of(command)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, **files)
+
+
+def hold(scratch: Path, key: str) -> "tuple[subprocess.Popen[str], int]":
+    """Hold a training; return the process, and the number that it has for itself."""
+    process = start_holding(scratch, key, stdin=subprocess.PIPE)
+    assert process.stdout is not None
+    return process, int(process.stdout.readline())
 
 
 def test_a_second_process_waits_says_for_whom_and_takes_over(tmp_path: Path) -> None:
-    first = hold(tmp_path, "key")
-    second = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path), "key"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    first, number = hold(tmp_path, "key")
+    second = start_holding(tmp_path, "key", stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert second.stderr is not None and second.stdout is not None
-    assert f"process {first.pid} is at this very training" in second.stderr.readline()
+    assert f"process {number} is at this very training" in second.stderr.readline()
     assert second.poll() is None
     first.kill()  # a killed process holds nothing any more
-    assert second.stdout.readline() == "held\n"
+    assert int(second.stdout.readline()) != number
     assert second.wait(timeout=30) == 0
     first.communicate()
 
 
 def test_scratch_is_bounded_and_what_a_living_process_holds_stays(tmp_path: Path) -> None:
-    living = hold(tmp_path, "living")
+    living, _ = hold(tmp_path, "living")
     os.utime(tmp_path / "living", (1, 1))  # the oldest of all
     for number in range(10):
         mine = points(tmp_path, f"training-{number}")
