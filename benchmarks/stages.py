@@ -102,7 +102,7 @@ def _at_once(clones: list[Path], command: list[str]) -> float:
 def _speed_clone(clone: Path, number: int) -> Path:
     """Copy a clone with its prepared images; its recipe is then speed, one epoch of 10,000 images."""
     other = clone.parent / f"speed-{number}"
-    shutil.copytree(clone, other)
+    shutil.copytree(clone, other, symlinks=True)
     values = _edit(other, "speed", 1)
     values["data"]["shapes"] |= {"num_train": 10_000, "num_test": 1_000}
     YAML().dump(values, other / "params.yaml")
@@ -123,7 +123,7 @@ def _first_step(clone: Path) -> float:
     """Seconds from the start of a train process to its first report, after one step; then it is stopped."""
     other = clone.parent / "first"
     if not other.exists():
-        shutil.copytree(clone, other)
+        shutil.copytree(clone, other, symlinks=True)
         yaml = YAML()
         values = yaml.load(other / "params.yaml")
         values["recipes"]["lab"]["train"]["report_every_steps"] = 1

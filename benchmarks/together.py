@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
+from multiprocessing.util import Finalize
 
 from benchmarks.measure import Measure
 from samebits.training import parallel
@@ -19,6 +20,7 @@ def in_processes(number: int, side: Callable[[parallel.Team], Measure]) -> Measu
         context = multiprocessing.get_context("spawn")
         context.Process(target=_serve, args=(rank, number, place, side), daemon=True).start()
     team = _join(0, number, place)
+    Finalize(None, team.share, (False,), exitpriority=1)  # before multiprocessing ends the others
     measure = side(team)
 
     def together() -> float:
