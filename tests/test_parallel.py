@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -273,7 +272,6 @@ def test_a_disk_that_fills_in_one_process_is_one_line(prepared: Repository, tmp_
 def test_a_full_disk_where_processes_meet_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with small_disk(tmp_path / "disk", "4k") as disk:
         (disk / "full").write_bytes(bytes(4096))
-        monkeypatch.setattr(tempfile, "tempdir", str(disk))
         monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(disk / "error.json"))
         with pytest.raises(UserError, match=f"meet in files of {disk}, .*No space left on device.*TMPDIR"):
             parallel._leave(RuntimeError("write: No space left on device"))

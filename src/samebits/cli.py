@@ -281,7 +281,7 @@ def predict(
     csv: bool,
     picture: Path | None,
 ) -> int:
-    """Apply the trained network to images of any common format and any size."""
+    """Apply the trained network to images of any size."""
     from samebits.prediction import batch, trained
 
     _require_one(rev=rev, checkpoint=checkpoint)

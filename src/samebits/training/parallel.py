@@ -9,7 +9,6 @@ import io
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -122,7 +121,7 @@ def _leave(error: RuntimeError) -> None:
             atomic.write_text(Path(file), json.dumps({"message": str(error)}))
         except OSError as refused:
             raise UserError(
-                f"the processes of a training meet in files of {tempfile.gettempdir()}, which could not be written "
+                f"the processes of a training meet in files of {Path(file).parent}, which could not be written "
                 f"({refused.strerror}): make room there, or set TMPDIR to another folder, and run `dvc repro` again"
             ) from None
     sys.exit(os.EX_TEMPFAIL)
