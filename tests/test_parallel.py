@@ -255,7 +255,7 @@ def test_a_disk_that_fills_in_one_process_is_one_line(prepared: Repository, tmp_
     prepared.edit(lambda values: (in_shards(values), values.update(num_processes=2)))
     code, fill = (
         prepared.root / "src/samebits/training/parallel.py",
-        "Path(tempfile.gettempdir(), 'f').write_bytes(bytes(2**21))",
+        "Path(os.environ['TMPDIR'], 'f').write_bytes(bytes(2**21))",
     )
     changed = f"not (step and self._team.rank) or {fill}\n        shards = indices"
     code.write_text(code.read_text().replace("shards = indices", changed))
