@@ -1,6 +1,6 @@
 """The table of ratios that the README shows: `make bench`, on a quiet machine, from the root of the project.
 
-    python -m benchmarks [lab|speed|portable|mapped|parallel|stages|resume_points ...]
+    python -m benchmarks [lab|speed|portable|mapped|beyond_memory|parallel|stages|resume_points ...]
 
 Each row is a ratio measured in one run with its sides in turn: the median of at least 3 rounds, and their least and most.
 """
@@ -13,7 +13,7 @@ import torch
 
 from samebits.runtime import environment
 
-MODULES = ("lab", "speed", "portable", "mapped", "parallel", "stages", "resume_points")
+MODULES = ("lab", "speed", "portable", "mapped", "beyond_memory", "parallel", "stages", "resume_points")
 
 
 def main() -> None:
