@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -279,10 +280,12 @@ def test_a_full_disk_where_processes_meet_is_one_line(tmp_path: Path, monkeypatc
 
 def of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
     """Return the workers of a stage, in their order."""
-    found = [
-        each for each in psutil.Process(process.pid).children(recursive=True) if each.cmdline()[-2:-1] == ["worker"]
-    ]
-    return sorted(found, key=lambda worker: int(worker.environ()["RANK"]))
+    found = {}
+    for each in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # or a zombie
+            if each.cmdline()[-2:-1] == ["worker"]:
+                found[int(each.environ()["RANK"])] = each
+    return [found[rank] for rank in sorted(found)]
 
 
 def are_gone(started: list[psutil.Process]) -> bool:
