@@ -15,7 +15,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from benchmarks.measure import NUM_ROUNDS, Row, ratio, show_progress
-from benchmarks.stages import _run
+from benchmarks.stages import _edit, _run
 
 NUM_IMAGES = 1_310_000  # 8 GB
 LIMIT_BYTES = 2_000_000_000
@@ -58,12 +58,9 @@ def rows() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, limited_group() as group:
         clone = Path(folder, "clone")
         _run(Path.cwd(), "git", "clone", "--quiet", ".", str(clone))
-        yaml = YAML()
-        values = yaml.load(clone / "params.yaml")
-        values["recipe"], values["data"]["source"] = "linear", "shapes"
+        values = _edit(clone, "linear", 1)
         values["data"]["shapes"] |= {"num_train": NUM_IMAGES, "num_test": 1_000}
-        values["recipes"]["linear"]["train"]["num_epochs"] = 1
-        yaml.dump(values, clone / "params.yaml")
+        YAML().dump(values, clone / "params.yaml")
         _run(clone, sys.executable, "stages/prepare.py")
         checkpoints = set()
         for number in range(NUM_ROUNDS):
