@@ -23,8 +23,8 @@ def predict_logits(
     """Map normalized images (N, channels, height, width) to logits float32 (N, classes), on the images' device.
 
     test_time_augmentation mirror: the mean of the logits of an image and its mirror image. mirror_and_translate: if the two
-    likeliest classes are then close, the mean of that and of the same for the image shifted by one pixel along the diagonal,
-    to either side (Jordan 2024, arXiv 2404.00498, section 3.5, which does so for every image).
+    likeliest classes are then close, half of that plus a quarter of the same for each of two images, shifted by one pixel
+    along the diagonal to either side (Jordan 2024, arXiv 2404.00498, section 3.5, which does so for every image).
 
     `num_workers` mini-batches are computed at once, each as it would be alone, so their number changes no bit.
     """
