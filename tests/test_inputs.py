@@ -332,6 +332,7 @@ def test_a_false_record_is_removed_though_the_stage_has_been_recorded_again(
 
     def record_again() -> None:
         path.write_bytes(before)
+        time.sleep(1)  # else the process of this training takes the false record for one that may be its own
         assert prepared.repro("train") == ["train"]
         for process in late:
             process.resume()
