@@ -131,7 +131,7 @@ def test_killed_5_times_at_random_the_bytes_are_the_same(never_stopped: Reposito
 
 @pytest.mark.parametrize(
     ("num_kills", "num_epochs"),
-    [pytest.param(25, 60, marks=pytest.mark.long), pytest.param(200, 900, marks=pytest.mark.slow)],
+    [pytest.param(25, 110, marks=pytest.mark.long), pytest.param(200, 900, marks=pytest.mark.slow)],
 )
 def test_killed_many_times_at_random_the_bytes_are_the_same(
     unfinished: Repository, tmp_path: Path, num_kills: int, num_epochs: int
