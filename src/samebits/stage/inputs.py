@@ -206,9 +206,9 @@ class Inputs:
         return _recordable(path, {_relative(file, self._root): file_md5(file) for file in files})
 
     def _loaded(self) -> set[str]:
-        modules = [module for name, module in list(sys.modules.items()) if name.startswith("samebits")]
-        files = [getattr(module, "__file__", None) or "" for module in modules]
-        paths = {_relative(Path(file), self._root) for file in files if Path(file).is_relative_to(self._root / "src")}
+        files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+        source = str(self._root / "src")
+        paths = {_relative(Path(file), self._root) for file in files if file.startswith(source)}
         return (paths | {f"stages/{self.stage}.py", PINS}) & self._sources.keys()
 
     def _depends_on(self, path: str) -> bool:
