@@ -15,7 +15,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from benchmarks.measure import NUM_ROUNDS, Row, ratio, show_progress
-from benchmarks.stages import _edit, _run
+from benchmarks.stages import edit, run
 
 NUM_IMAGES = 1_310_000  # 8 GB
 LIMIT_BYTES = 2_000_000_000
@@ -43,7 +43,7 @@ def train(clone: Path, group: Path | None) -> float:
     subprocess.run(["sync"], check=True)
     Path("/proc/sys/vm/drop_caches").write_text("3")
     enter = f"echo $$ > {group}/cgroup.procs && " if group else ""
-    return _run(clone, "sh", "-c", f"{enter}exec {sys.executable} stages/train.py")
+    return run(clone, "sh", "-c", f"{enter}exec {sys.executable} stages/train.py")
 
 
 def rows() -> list[Row]:
@@ -57,11 +57,11 @@ def rows() -> list[Row]:
     seconds: dict[str, list[float]] = {"limited": [], "free": []}
     with tempfile.TemporaryDirectory() as folder, limited_group() as group:
         clone = Path(folder, "clone")
-        _run(Path.cwd(), "git", "clone", "--quiet", ".", str(clone))
-        values = _edit(clone, "linear", 1)
+        run(Path.cwd(), "git", "clone", "--quiet", ".", str(clone))
+        values = edit(clone, "linear", 1)
         values["data"]["shapes"] |= {"num_train": NUM_IMAGES, "num_test": 1_000}
         YAML().dump(values, clone / "params.yaml")
-        _run(clone, sys.executable, "stages/prepare.py")
+        run(clone, sys.executable, "stages/prepare.py")
         checkpoints = set()
         for number in range(NUM_ROUNDS):
             for name, each in (("limited", group), ("free", None)):

@@ -27,15 +27,15 @@ def rows() -> list[Row]:
     """Return the rows of the stages."""
     with tempfile.TemporaryDirectory() as folder:
         clone, empty = Path(folder, "clone"), Path(folder, "empty")
-        _run(Path.cwd(), "git", "clone", "--quiet", ".", str(clone))
+        run(Path.cwd(), "git", "clone", "--quiet", ".", str(clone))
         shutil.copy("params.yaml", clone)
-        _edit(clone, "lab", 1)
-        _run(clone, "dvc", "repro", "--quiet")
+        edit(clone, "lab", 1)
+        run(clone, "dvc", "repro", "--quiet")
         pair = [_speed_clone(clone, number) for number in range(2)]
         empty.mkdir()
         YAML().dump(EMPTY_PIPELINE, empty / "dvc.yaml")
         for command in (("git", "init", "--quiet"), ("dvc", "init", "--quiet"), ("dvc", "repro", "--quiet")):
-            _run(empty, *command)
+            run(empty, *command)
 
         def stage(name: str) -> list[str]:
             return [sys.executable, f"stages/{name}.py"]
@@ -44,21 +44,21 @@ def rows() -> list[Row]:
         seconds: dict[str, list[float]] = {"no-op": [], "empty": [], "empty, no statistics": []}
         # Before the stages run by hand: what they write DVC would hash anew.
         for _ in range(NUM_REPRO_ROUNDS):
-            seconds["no-op"].append(_run(clone, *repro))
-            seconds["empty"].append(_run(empty, *repro))
+            seconds["no-op"].append(run(clone, *repro))
+            seconds["empty"].append(run(empty, *repro))
             time.sleep(2)  # a process that DVC left behind sends its statistics
-            seconds["empty, no statistics"].append(_run(empty, "env", "DVC_NO_ANALYTICS=1", *repro))
+            seconds["empty, no statistics"].append(run(empty, "env", "DVC_NO_ANALYTICS=1", *repro))
         for number in range(NUM_ROUNDS):
             measured = {
-                "prepare": _run(clone, *stage("prepare")),
-                "evaluate": _run(clone, *stage("evaluate")),
+                "prepare": run(clone, *stage("prepare")),
+                "evaluate": run(clone, *stage("evaluate")),
                 "plain evaluation": lab_script.measuring("test", 10_000)(),
                 "first step": _first_step(clone),
-                "import torch": _run(clone, sys.executable, "-c", "import torch"),
+                "import torch": run(clone, sys.executable, "-c", "import torch"),
                 "one": _at_once(pair[:1], stage("train")),
                 "two": _at_once(pair, stage("train")),
             }
-            measured["whole"] = _run(clone, "dvc", "repro", "--quiet", "--force")
+            measured["whole"] = run(clone, "dvc", "repro", "--quiet", "--force")
             measured["loop"] = _training_loop(clone)
             for name, value in measured.items():
                 seconds.setdefault(name, []).append(value)
@@ -84,7 +84,7 @@ def rows() -> list[Row]:
     ]
 
 
-def _run(folder: Path, *command: str) -> float:
+def run(folder: Path, *command: str) -> float:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
     began = time.perf_counter()
     subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
@@ -96,21 +96,21 @@ def _at_once(clones: list[Path], command: list[str]) -> float:
     for clone in clones:
         shutil.rmtree(clone / ".samebits", ignore_errors=True)
     with ThreadPoolExecutor() as pool:
-        return max(pool.map(lambda clone: _run(clone, *command), clones))
+        return max(pool.map(lambda clone: run(clone, *command), clones))
 
 
 def _speed_clone(clone: Path, number: int) -> Path:
     """Copy a clone with its prepared images; its recipe is then speed, one epoch of 10,000 images."""
     other = clone.parent / f"speed-{number}"
     shutil.copytree(clone, other, symlinks=True)
-    values = _edit(other, "speed", 1)
+    values = edit(other, "speed", 1)
     values["data"]["shapes"] |= {"num_train": 10_000, "num_test": 1_000}
     YAML().dump(values, other / "params.yaml")
-    _run(other, sys.executable, "stages/prepare.py")
+    run(other, sys.executable, "stages/prepare.py")
     return other
 
 
-def _edit(clone: Path, recipe: str, num_epochs: int) -> Any:
+def edit(clone: Path, recipe: str, num_epochs: int) -> Any:
     yaml = YAML()
     values = yaml.load(clone / "params.yaml")
     values["recipe"], values["data"]["source"] = recipe, "shapes"
