@@ -35,6 +35,8 @@ FOREIGN = (
     *portability.SETTINGS,
 )
 WARM = "SAMEBITS_WARM_PROGRAMS"
+# Networks of few channels: a large one takes long, and Muon's bfloat16 on processors that lack it.
+NARROW = {"resnet": {"width": 8}, "speed": {"widths": [8, 16, 16]}}
 IDENTITY = {f"GIT_{who}_{what}": "tests@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 
@@ -159,8 +161,7 @@ def make_tiny(values: dict) -> None:
         batch_size = min(recipe["train"]["batch_size"], 100)
         recipe["train"] |= {"num_epochs": 1, "report_every_steps": 50, "batch_size": batch_size, "precision": "float32"}
         recipe["evaluate"] |= {"num_pictures": 4, "precision": "float32"}
-        if "width" in recipe["model"]:
-            recipe["model"]["width"] = 8
+        recipe["model"] |= NARROW.get(recipe["model"]["name"], {})
 
 
 def project_files() -> list[str]:
@@ -323,12 +324,6 @@ def known(known_template: Path, tmp_path: Path) -> Repository:
 def quick(quick_template: Path, tmp_path: Path) -> Repository:
     """The quick pipeline with a result that is committed, one that is an experiment, and one that was only run."""
     return _copy(quick_template, tmp_path)
-
-
-@pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network `speed` of few channels: Muon's bfloat16 is slow on processors that lack it."""
-    monkeypatch.setattr("samebits.models.speed._WIDTHS", (8, 16, 16))
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 
 from samebits import params, parts
-from tests.conftest import PROJECT
+from tests.conftest import NARROW, PROJECT
 
 # Tried in turn for a setting without a recipe that uses it: small, so that a network is small.
-_VALUES = (4, 8, 0.01, "a", True)
+_VALUES = (4, 8, 0.01, "a", True, [8, 16, 16])
 RECIPES = params.load(PROJECT / "params.yaml").recipes
 
 
@@ -31,6 +31,11 @@ def used(kind: str, name: str) -> dict[str, Any]:
         if found := [section.model_dump() for section in sections[kind] if section.name == name]:
             return found[0]
     return variants(kind, name)[0]
+
+
+def narrow(model: params.Part) -> params.Part:
+    """Return a network of this kind with few channels, if it can have few."""
+    return params.part("model", model.model_dump() | NARROW.get(model.name, {}))
 
 
 def _choices(annotation: Any) -> list[Any]:

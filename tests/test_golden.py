@@ -46,7 +46,11 @@ def test_the_first_steps_are_the_recorded_ones(name: str) -> None:
 
 # Of the recipes with the network speed it takes a minute, and says the same.
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long) if name in ("speed", "sprint") else name for name in RECORDED]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.long) if SETTINGS.recipes[name].model.name == "speed" else name
+        for name in RECORDED
+    ],
 )
 def test_the_tolerance_tells_a_changed_training_apart(name: str) -> None:
     recipe = SETTINGS.recipes[name]

@@ -11,6 +11,7 @@ from samebits import models, params, runtime
 from samebits.data.prepared import Split
 from samebits.training import loop
 from tests.conftest import PROJECT
+from tests.example_parts import narrow
 
 IMAGE_SHAPE = (3, 32, 32)
 NUM_STEPS = 6
@@ -38,13 +39,12 @@ def drawn(num_images: int) -> Split:
     return Split(torch.randn(num_images, *IMAGE_SHAPE, generator=generator).half(), torch.arange(num_images) % 10)
 
 
-@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("recipe", params.load(PROJECT / "params.yaml").recipes)
 def test_an_epoch_never_waits_for_the_gpu(recipe: str) -> None:
     settings = params.load(PROJECT / "params.yaml").recipes[recipe]
     change = {"num_epochs": 1, "batch_size": 10, "report_every_steps": NUM_STEPS, "precision": "float32"}
     train = settings.train.model_copy(update=change)
-    network = models.build(settings.model, IMAGE_SHAPE, 10, seed=0)
+    network = models.build(narrow(settings.model), IMAGE_SHAPE, 10, seed=0)
     reports = []
     with Waiting() as waiting:
         loop.train(network, drawn(10 * NUM_STEPS), drawn(0), train, 0, lambda *report: reports.append(report))

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from samebits import models, params, parts
 from samebits.errors import UserError
@@ -156,8 +157,8 @@ def test_zero_initialization_is_zero(name: str) -> None:
     assert not network(images(3)).any()
 
 
-def build_speed(image_shape: tuple[int, int, int] = CIFAR10, classes: int = 10) -> speed.Network:
-    network = build("speed", image_shape, classes)
+def build_speed(image_shape: tuple[int, int, int] = CIFAR10, classes: int = 10, **settings: Any) -> speed.Network:
+    network = models.build(params.part("model", {"name": "speed"} | settings), image_shape, classes, 0)
     assert isinstance(network, speed.Network)
     return network
 
@@ -202,8 +203,50 @@ def test_speed_is_the_network_of_the_paper() -> None:
     ]
 
 
+def test_speed_does_not_compute_what_pooling_drops() -> None:
+    with FlopCounterMode(display=False) as counter:
+        build_speed(widths=[16, 24, 32])(images(1))
+    # of 31x31, 15x15 and 7x7 pixels before each pooling
+    pixels_and_filters = [
+        (30**2, 24 * 16),
+        (15**2, 16 * 16),
+        (14**2, 16 * 24),
+        (7**2, 24**2),
+        (6**2, 24 * 32),
+        (3**2, 32**2),
+    ]
+    convolutions = 31**2 * 24 * 12 + sum(pixels * 9 * filters for pixels, filters in pixels_and_filters)
+    assert counter.get_total_flops() == 2 * (convolutions + 32 * 10)
+
+
+@pytest.mark.parametrize("size", [(14, 15), (7, 4)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 0.01)])
+def test_tiles_give_what_the_convolution_gives(size: tuple[int, int], dtype: torch.dtype, tolerance: float) -> None:
+    """In a training, in tiles of 2×2 outputs with 16 products instead of 36; the bits are others."""
+    torch.manual_seed(0)
+    convolution = speed.Convolution(64, 96, is_pooled=True)
+    features = images(5, (64, *size)).to(memory_format=torch.channels_last).requires_grad_()
+    pixels = 5 * (size[0] // 2 * 2) * (size[1] // 2 * 2)
+
+    def results(dtype: torch.dtype) -> tuple[list[torch.Tensor], int]:
+        features.grad = convolution.weight.grad = None
+        with FlopCounterMode(display=False) as counter, torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            outputs = convolution(features.to(dtype))
+            outputs.backward(torch.randn(outputs.shape, generator=torch.Generator().manual_seed(2)).to(dtype))
+        assert outputs.dtype == dtype and outputs.is_contiguous(memory_format=torch.channels_last)
+        return [outputs.detach().float(), features.grad, convolution.weight.grad], counter.get_total_flops()
+
+    found, num_operations = results(dtype)
+    convolution.eval()
+    expected, num_expected = results(torch.float32)
+    for one, other in zip(found, expected, strict=True):
+        assert 0 < (one - other).norm() < tolerance * other.norm()
+    assert num_expected == 3 * 2 * pixels * 9 * 64 * 96
+    assert num_expected * 16 // 36 < num_operations < 0.65 * num_expected  # the products and the transformations
+
+
 def test_speed_begins_as_a_partial_identity() -> None:
-    features = images(2, (256, 5, 5))
+    features = images(2, (256, 6, 6))
     for block in build_speed().blocks:
         for convolution in (block.conv1, block.conv2):
             size = convolution.weight.shape[1] // 9

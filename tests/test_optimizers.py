@@ -13,6 +13,7 @@ from samebits.errors import UserError
 from samebits.models import speed
 from samebits.training.optimization import Optimization
 from samebits.training.schedules import cosine
+from tests.conftest import NARROW
 from tests.example_parts import used, variants
 from tests.test_models import build_speed, images
 from tests.test_training import settings
@@ -66,9 +67,8 @@ def test_muon_takes_orthogonal_steps_from_filters_of_constant_norm() -> None:
         assert singular.max() < 1.4 and singular.median() > 0.3, name
 
 
-@pytest.mark.usefixtures("narrow")
 def test_biases_and_the_last_layer_go_by_sgd_on_the_sum_of_losses() -> None:
-    network = build_speed()
+    network = build_speed(**NARROW["speed"])
     optimization = Optimization(muon_settings(), network, steps_until=(2).__mul__)
     F.cross_entropy(network(images(20)), LABELS, reduction="sum").backward()
     summed = {name: parameter.grad.clone() for name, parameter in network.named_parameters() if parameter.requires_grad}
@@ -83,9 +83,8 @@ def test_biases_and_the_last_layer_go_by_sgd_on_the_sum_of_losses() -> None:
         torch.testing.assert_close(after[name], expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.usefixtures("narrow")
 def test_learning_rates_fall_to_zero_and_finished_parameters_stand_still() -> None:
-    network = build_speed()
+    network = build_speed(**NARROW["speed"])
     optimization = Optimization(muon_settings(), network, steps_until=(2).__mul__)
     take_steps(2, network, optimization)  # one epoch of four
     assert not network.whitening.bias.requires_grad and network.head.weight.requires_grad
@@ -172,7 +171,6 @@ def test_the_cosine_warms_up_and_ends_at_zero() -> None:
     assert not weight.weight.requires_grad
 
 
-@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("name", parts.names("optimizer"))
 def test_every_optimizer_learns_and_resumes(name: str) -> None:
     """One suite for all: it lowers the loss, and goes on with the same bits."""
@@ -187,13 +185,13 @@ def test_every_optimizer_learns_and_resumes(name: str) -> None:
             found.append(loss.item())
         return found
 
-    network = build_speed()
+    network = build_speed(**NARROW["speed"])
     optimization = Optimization(train, network, steps_until=(8).__mul__)
     first = losses(network, optimization, 2)
     states = through_disk({"network": network.state_dict(), "optimization": optimization.state_dict()})
     rest = losses(network, optimization, 2)
     assert rest[-1] < first[0]
-    other = build_speed()
+    other = build_speed(**NARROW["speed"])
     other.load_state_dict(states["network"])
     resumed = Optimization(train, other, steps_until=(8).__mul__)
     resumed.load_state_dict(states["optimization"])

@@ -25,11 +25,10 @@ from torch.multiprocessing import start_processes
 from samebits import models, params, paths, processes, stage
 from samebits.data.prepared import Split
 from samebits.errors import UserError
-from samebits.models import speed
 from samebits.stage import workers
 from samebits.training import loop, parallel
 from tests.conftest import PROJECT, Repository
-from tests.example_parts import RECIPES
+from tests.example_parts import RECIPES, narrow
 from tests.test_cifar10 import NEEDS_MOUNT, small_disk
 from tests.test_kill import wait_until
 from tests.test_optimizers import through_disk
@@ -41,14 +40,13 @@ IMAGE_SHAPE = (3, 16, 16)
 
 
 def recipe(name: str) -> params.Recipe:
-    """Return a recipe in little: 8 shards, two epochs, float32, a narrow ResNet."""
+    """Return a recipe in little: 8 shards, two epochs, float32, a narrow network."""
     chosen = RECIPES[name]
     small = {"num_shards": NUM_SHARDS, "batch_size": BATCH_SIZE, "num_epochs": 2, "report_every_steps": 3}
     if chosen.train.data_pruning:
         small["data_pruning"] = params.DataPruning(first_epoch=2, percent=25)
     train = chosen.train.model_copy(update=small | {"num_threads": 1, "precision": "float32"})
-    model = params.part("model", {"name": "resnet", "width": 8}) if name == "resnet" else chosen.model
-    return chosen.model_copy(update={"train": train, "model": model})
+    return chosen.model_copy(update={"train": train, "model": narrow(chosen.model)})
 
 
 def images(num_images: int = NUM_IMAGES) -> Split:
@@ -89,10 +87,7 @@ def in_processes(size: int, folder: Path, function: Callable[..., Any], *argumen
 
 
 @pytest.mark.parametrize("name", ["lab", "speed", "sprint", "resnet"])
-def test_the_bits_are_the_same_on_any_number_of_processes(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(speed, "_WIDTHS", (8, 16, 16))
+def test_the_bits_are_the_same_on_any_number_of_processes(name: str, tmp_path: Path) -> None:
     expected = train(name)
     for size in (2, 4, 8):
         assert in_processes(size, tmp_path / str(size), train, name) == [expected] * size

@@ -20,7 +20,10 @@ def change(before: str, after: str) -> str:
 
 LAB = "learning_rate: 0.001"
 BROKEN = {
-    "unknown recipe": (change("recipe: lab", "recipe: lba"), ["recipe", "'lba'", "lab, linear, speed, sprint, resnet"]),
+    "unknown recipe": (
+        change("recipe: lab", "recipe: lba"),
+        ["recipe", "'lba'", "lab, linear, speed, sprint, resnet"],
+    ),
     "recipe is a list": (change("recipe: lab", "recipe: [lab]"), ["recipe", "['lab']", "string"]),
     "no recipe": (change("recipe: lab", "# "), ["recipe", "missing"]),
     "negative seed": (change("seed: 0", "seed: -1"), ["seed", "-1", "greater than or equal to 0"]),
@@ -98,6 +101,14 @@ BROKEN = {
     "unknown initialization": (
         change("initialization: pytorch", "initialization: xavier"),
         ["model.initialization", "'xavier'", "'pytorch', 'he' or 'zero'"],
+    ),
+    "two widths": (
+        change("name: speed\n", "name: speed\n      widths: [96, 320]\n"),
+        ["recipes.speed.model.widths", "at least 3 items"],
+    ),
+    "a width of no use": (
+        change("name: speed\n", "name: speed\n      widths: [96, 320, 321]\n"),
+        ["recipes.speed.model.widths", "321", "multiple of 8"],
     ),
     "unknown source": (
         change("source: cifar10", "source: cifar100"),

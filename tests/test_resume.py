@@ -12,7 +12,7 @@ import torch
 from samebits.data.prepared import Split
 from samebits.training import loop, resume
 from samebits.training.resume import ResumePoints
-from tests.conftest import Repository
+from tests.conftest import NARROW, Repository
 from tests.test_models import build_speed
 from tests.test_optimizers import muon_settings, through_disk
 from tests.test_training import build, random_split, settings, weights
@@ -39,7 +39,6 @@ def test_resumed_from_every_point_the_bits_are_the_same(monkeypatch: pytest.Monk
         assert torch.equal(resumed, expected), f"after a stop at step {state['step']}"
 
 
-@pytest.mark.usefixtures("narrow")
 def test_the_speed_recipe_resumes_with_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Muon, schedules, BatchNorm's statistics, augmentation, resizing and bfloat16 on top."""
     monkeypatch.setattr(loop, "_IMAGES_PER_CHUNK", 20)
@@ -57,7 +56,7 @@ def test_the_speed_recipe_resumes_with_the_same_bits(monkeypatch: pytest.MonkeyP
     )
 
     def speed_training(on_pause=None, resume_from=None):
-        network = build_speed((3, 16, 16))
+        network = build_speed((3, 16, 16), **NARROW["speed"])
         rows = loop.train(network, data, nothing, train_settings, 0, lambda *_: None, on_pause, resume_from)
         return rows, network.state_dict()
 
