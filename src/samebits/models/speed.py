@@ -37,10 +37,8 @@ class _TiledConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Map (N, height + 2, width + 2, in) and a matrix (out, 3 * 3 * in) to (N, height, width, out), with even height and width."""
-        num_images, height, width, num_channels = (
-            size - 2 * (axis in (1, 2)) for axis, size in enumerate(features.shape)
-        )
-        grid = (num_images, height // 2, width // 2)
+        num_images, height, width, num_channels = features.shape
+        grid = (num_images, height // 2 - 1, width // 2 - 1)  # of tiles, each two pixels further
         filters = weight.unflatten(1, (9, num_channels)).permute(1, 2, 0).flatten(1)
         filters = (_OF_FILTERS.to(weight) @ filters).to(features.dtype).view(16, num_channels, -1)
         tiles = features.unfold(1, 4, 2).unfold(2, 4, 2).permute(4, 5, 0, 1, 2, 3).reshape(16, -1)
@@ -48,7 +46,7 @@ class _TiledConvolution(torch.autograd.Function):
         ctx.save_for_backward(tiles, filters)
         ctx.grid = grid
         outputs = _OF_OUTPUTS.to(features) @ torch.bmm(tiles, filters).flatten(1)
-        return outputs.view(2, 2, *grid, -1).permute(2, 3, 0, 4, 1, 5).reshape(num_images, height, width, -1)
+        return outputs.view(2, 2, *grid, -1).permute(2, 3, 0, 4, 1, 5).flatten(1, 2).flatten(2, 3)
 
     @staticmethod
     @once_differentiable
@@ -56,15 +54,14 @@ class _TiledConvolution(torch.autograd.Function):
         """Map the gradient of the outputs to those of the features and the matrix."""
         tiles, filters = ctx.saved_tensors
         num_images, num_rows, num_columns = ctx.grid
-        num_channels = tiles.shape[2]
+        num_channels, height, width = tiles.shape[2], 2 * num_rows, 2 * num_columns
         outputs = gradient.unflatten(1, (num_rows, 2)).unflatten(3, (num_columns, 2)).permute(2, 4, 0, 1, 3, 5)
         products = (_OF_OUTPUTS.T.to(gradient) @ outputs.reshape(4, -1)).view(16, tiles.shape[1], -1)
         of_filters = torch.bmm(tiles.mT, products).flatten(1)
         of_filters = _OF_FILTERS.T @ of_filters.to(_OF_FILTERS.dtype)
         of_weight = of_filters.view(9, num_channels, -1).permute(2, 0, 1).flatten(1)
         of_tiles = _OF_INPUTS.T.to(gradient) @ torch.bmm(products, filters.mT).flatten(1)
-        of_tiles = of_tiles.view(4, 4, num_images, num_rows, num_columns, num_channels)
-        height, width = 2 * num_rows, 2 * num_columns
+        of_tiles = of_tiles.view(4, 4, *ctx.grid, num_channels)
         of_features = gradient.new_zeros(num_images, height + 2, width + 2, num_channels)
         for row, column in product(range(4), range(4)):
             of_features[:, row : row + height : 2, column : column + width : 2] += of_tiles[row, column]
