@@ -20,7 +20,10 @@ def change(before: str, after: str) -> str:
 
 LAB = "learning_rate: 0.001"
 BROKEN = {
-    "unknown recipe": (change("recipe: lab", "recipe: lba"), ["recipe", "'lba'", "lab, linear, speed, sprint, resnet"]),
+    "unknown recipe": (
+        change("recipe: lab", "recipe: lba"),
+        ["recipe", "'lba'", "lab, linear, speed, sprint, speed95, resnet"],
+    ),
     "recipe is a list": (change("recipe: lab", "recipe: [lab]"), ["recipe", "['lab']", "string"]),
     "no recipe": (change("recipe: lab", "# "), ["recipe", "missing"]),
     "negative seed": (change("seed: 0", "seed: -1"), ["seed", "-1", "greater than or equal to 0"]),
@@ -244,7 +247,7 @@ def test_an_unknown_recipe_writes_nothing(fresh: Repository) -> None:
     done = fresh.run("dvc", "repro", ok=False)
     assert done.returncode != 0
     assert (
-        "error: params.yaml: recipe is 'lba': must be one of lab, linear, speed, sprint, resnet"
+        "error: params.yaml: recipe is 'lba': must be one of lab, linear, speed, sprint, speed95, resnet"
         in done.stderr.splitlines()
     )
     assert fresh.status() == " M params.yaml\n"

@@ -1,0 +1,1 @@
+../../../src/samebits/evaluation/metrics/summary.py

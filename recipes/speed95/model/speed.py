@@ -1,0 +1,1 @@
+../../../src/samebits/models/speed.py

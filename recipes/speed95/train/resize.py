@@ -1,0 +1,1 @@
+../../../src/samebits/training/augmentation/resize.py
