@@ -1,4 +1,3 @@
-# Each target also works without make: the README names the commands.
 PYTHON ?= python3
 VENV := .venv
 PYTEST = python -m pytest -n 3 --dist worksteal
@@ -49,7 +48,7 @@ check-lock: $(VENV)/installed  ## check that dvc.lock is the result of this code
 golden: $(VENV)/installed  ## record the first training steps of each recipe
 	python -m samebits.golden tests/golden.json
 
-bench: $(VENV)/installed  ## measure: the table of ratios in the README
+bench: $(VENV)/installed  ## measure: the table of ratios in docs/benchmarks.md
 	python -m benchmarks
 
 ui: $(VENV)/installed  ## open the tracking page of this project's runs

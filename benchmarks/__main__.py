@@ -1,4 +1,4 @@
-"""The table of ratios that the README shows: `make bench`, on a quiet machine, from the root of the project.
+"""The table of ratios in docs/benchmarks.md: `make bench`, on a quiet machine, from the root of the project.
 
     python -m benchmarks [lab|speed|portable|mapped|beyond_memory|parallel|stages|resume_points ...]
 

@@ -1,4 +1,4 @@
-"""How often an interval holds the true value of a search's winner: `python -m benchmarks.search_luck` (some seconds).
+"""How often an interval holds the true value of a search's winner: `python -m benchmarks.search_luck` (half a minute).
 
 1,000 searches over nothing but noise: every setting, the baseline too, has the same true value, and each training differs from
 it by a normal deviate. The winner is confirmed as `samebits search` does. Against that stands the search's own figure with the

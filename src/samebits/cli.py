@@ -207,7 +207,7 @@ def compare(
 
 
 @samebits.command()
-@argument("file", metavar="FILE", type=_PATH, help="Describes the search, such as search.yaml.")
+@argument("file", metavar="FILE", type=_PATH, help="Describes the search, such as searches/lab.yaml.")
 @option(
     "--workers", metavar="N", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes that train."
 )
