@@ -53,6 +53,14 @@ def test_a_second_run_changes_nothing_and_shows_the_result(done: Repository) -> 
     assert done.status() == "" and (done.root / "dvc.lock").read_bytes() == before
 
 
+def test_a_page_that_is_older_than_the_result_is_written_again(done: Repository) -> None:
+    (done.root / "report.html").write_text("the page of the result before")
+    time_of_lock = (done.root / "dvc.lock").stat().st_mtime
+    os.utime(done.root / "report.html", (time_of_lock - 1, time_of_lock - 1))
+    make(done, "run")
+    assert "accuracy" in (done.root / "report.html").read_text()
+
+
 def test_another_kind_of_machine_is_named_in_one_sentence(done: Repository) -> None:
     environment = json.loads((done.root / "metrics/environment.json").read_text())
     environment["processor"] = "Imaginary 9000"

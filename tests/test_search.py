@@ -13,11 +13,15 @@ import psutil
 import pytest
 import yaml
 
+from samebits import params
+from samebits.search import search_file
 from samebits.search.pruning import stop_epoch
+from samebits.search.runner import Project
 from samebits.search.search_file import SearchFile
 from samebits.search.trials import Trial
 from tests import remotes, servers
 from tests.conftest import Repository, built_once, require_program
+from tests.test_folder import draw, fill, use_folder
 
 RATE, SCHEDULE = "recipes.lab.train.optimizer.learning_rate", "recipes.lab.train.schedule"
 SEARCH = {
@@ -144,6 +148,42 @@ def test_a_trial_that_diverges_has_failed(searchable: Repository) -> None:
     assert searchable.run("samebits", "search", "search.yaml").stdout == done.stdout
 
 
+def test_own_images_are_searched_and_others_are_another_search(
+    fresh: Repository, empty_database: Path, tmp_path: Path
+) -> None:
+    shutil.copy(empty_database, fresh.root)
+    fill(fresh.root / "data/images")
+    use_folder(fresh, "data/images")
+    write(fresh, sampler="grid", num_trials=1, parameters={RATE: [0.01]}, fixed={"data.folder.validation_percent": 20})
+
+    def search_id() -> str:
+        fresh.run("dvc", "add", "--quiet", "data/images")
+        fresh.commit("images")
+        search = search_file.load(fresh.root / "search.yaml")
+        return Project(fresh.root, fresh.run("git", "rev-parse", "HEAD").stdout.strip()).search_sha256(search)
+
+    before = search_id()
+    assert "winner: trial   0: validation_accuracy " in fresh.run("samebits", "search", "search.yaml").stdout
+    assert search_id() == before
+    draw(fresh.root / "data/images/train/ant/new.png", 99)
+    assert search_id() != before
+
+    fill(tmp_path / "images")
+    settings = params.load(fresh.root / "params.yaml").data.model_copy(update={"path": str(tmp_path / "images")})
+    elsewhere = Project(fresh.root, "HEAD").images(settings)
+    draw(tmp_path / "images/train/ant/new.png", 99)
+    assert Project(fresh.root, "HEAD").images(settings) != elsewhere
+
+
+def test_a_parameter_within_a_fixed_section_leaves_the_section_as_the_file_has_it(searchable_template: Path) -> None:
+    settings = yaml.safe_load((searchable_template / "params.yaml").read_text())
+    section = {"name": "sgd", "learning_rate": 0.001, "momentum": 0.9}
+    fixed = {"recipes.lab.train.optimizer": section, **SEARCH["fixed"]}
+    search = SearchFile.model_validate(SEARCH | {"fixed": fixed, "parameters": {RATE: {"low": 0.01, "high": 0.1}}})
+    search.require(settings, "search.yaml")
+    assert search.fixed["recipes.lab.train.optimizer"] == section  # which the baseline of a confirmation has
+
+
 MISTAKES = {
     "no validation images": ({"fixed": {}}, "needs validation images, and data.num_validation is 0"),
     "the test set": ({"objective": "accuracy"}, "objective is 'accuracy': must be .* the test set chooses nothing"),
@@ -173,7 +213,6 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line(mistake: str, searchable_template: Path, tmp_path: Path) -> None:
     from samebits.errors import UserError
-    from samebits.search import search_file
 
     changes, words = MISTAKES[mistake]
     settings = yaml.safe_load((searchable_template / "params.yaml").read_text())

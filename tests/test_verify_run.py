@@ -173,6 +173,14 @@ def test_another_result_than_the_runs_is_seen(tracked: Repository) -> None:
     assert done.stdout.splitlines()[-1].startswith(f"different: 5 of 5 outputs of run {identity} (")
 
 
+def test_a_run_that_records_nothing_to_compare_is_not_proved(tracked: Repository) -> None:
+    identity = run_id(tracked, "lab-seed0")
+    artifact(tracked, identity, "outputs.json").write_text("[]")
+    done = prove(tracked, identity, "--stage", "prepare", ok=False)
+    assert done.returncode == 2 and "identical" not in done.stdout
+    assert done.stderr.endswith("records no output that these stages make: there is nothing to compare\n")
+
+
 def test_a_run_without_its_list_of_outputs_is_proved_by_its_tags(tracked: Repository) -> None:
     identity = run_id(tracked, "lab-seed0")
     for outputs in (tracked.root / "mlartifacts" / identity).rglob("outputs.json"):

@@ -131,10 +131,11 @@ def track(revisions: tuple[str, ...], everything: bool) -> int:
 
     if everything and revisions:
         raise UserError("--all already means every revision: leave out the others")
-    counts = backfill.track(Path.cwd(), revisions, everything)
+    root = _repository()
+    counts = backfill.track(root, revisions, everything)
     there = f"{counts['new']} new, {counts['completed']} completed, {counts['there']} there already"
     there += f"; {counts['left out']} without a complete result left out" if counts["left out"] else ""
-    print(f"runs in {store.without_password(store.tracking_uri(Path.cwd()))}: {there}")
+    print(f"runs in {store.without_password(store.tracking_uri(root))}: {there}")
     return 0
 
 

@@ -35,13 +35,11 @@ def run(root: Path) -> int:
         raise UserError(
             f"{paths.PARAMETERS}: data.path is {settings.data.path}, which does not exist: correct it, or `dvc checkout` it"
         )
-    lock = root / paths.LOCK
-    before = lock.read_bytes() if lock.is_file() else b""
     if code := dvc_command.reproduce(root):
         return code
     result, report = results.workspace(root), root / paths.REPORT
     _track(result)
-    if lock.read_bytes() != before or not report.is_file():
+    if not report.is_file() or report.stat().st_mtime < (root / paths.LOCK).stat().st_mtime:
         _write_report(result, report)
     title = f"{settings.recipe} on {settings.data.source}, seed {settings.seed}"
     _show(title, root / paths.METRICS, _against_the_record(root), root / paths.PLOTS, report)

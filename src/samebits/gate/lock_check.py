@@ -14,7 +14,7 @@ def require_fresh(root: Path) -> None:
     """Raise UserError if dvc.lock is missing, records other code, parameters or data than the files in `root`, or is false.
 
     It is false if outputs that the cache or the default remote holds say something else of themselves. Needs no output, so
-    a bare clone will do.
+    a fresh clone will do.
     """
     record = dvc_lock.of_workspace(root)
     if not record.stages:

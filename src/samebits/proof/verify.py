@@ -84,10 +84,11 @@ def _repeat(result: Result, stage: str | None, clone: Clone, edited: Collection[
     print(f"running {result} in a clean clone, without any cache", flush=True)
     if code := dvc_command.reproduce_from_nothing(clone.root, stage, clone.environment):
         raise UserError(f"{result} could not be run: `dvc repro` ended with exit code {code}, for the reason above")
-    made = dvc_lock.of_workspace(clone.root).outputs
+    rows = compare(result, dvc_lock.of_workspace(clone.root).outputs, clone.root, edited)
     if is_run:  # older ones record only some outputs
-        made = [output for output in made if output.path in result.record.hashes]
-    rows = compare(result, made, clone.root, edited)
+        rows = [row for row in rows if row.recorded]
+    if not rows:
+        raise UserError(f"{result} records no output that these stages make: there is nothing to compare")
     cells = [(row.stage, row.path, row.recorded[:_DIGITS], row.got[:_DIGITS], row.verdict) for row in rows]
     print(tabulate(cells, headers=("stage", "output", "recorded", "got", ""), disable_numparse=True))
     for line in Explanation(result, rows, clone.root).lines():
@@ -138,8 +139,8 @@ def _raw_data(result: Result) -> dict[str, str]:
 def _fetch_own_images(result: Result, clone: Path) -> None:
     """Put images of a data source `folder` that DVC tracks into the clone; others are outside, where both find them."""
     match result.yaml(PARAMETERS):
-        case {"data": {"source": "folder", "path": str(path)}} if (clone / f"{path}.dvc").is_file():
-            dvc_command.fetch(result.root, result.commit, path, clone / path)
+        case {"data": {"source": "folder", "path": str(path)}}:
+            dvc_command.fetch_tracked(result.root, result.commit, path, clone)
 
 
 def _say_other_origin(result: Result, changes: dict[str, dvc_command.Changes]) -> None:

@@ -1,4 +1,4 @@
-"""The pipeline as DVC runs it, by DVC's own command."""
+"""The pipeline as DVC runs it: by its command, or by its library if a new process would cost too much time."""
 
 import json
 import os
@@ -53,7 +53,7 @@ class Changes:
 
 
 def changes(root: Path, stage: str | None, environment: Mapping[str, str]) -> dict[str, Changes]:
-    """Compare the files of a clone without cached outputs with its dvc.lock, for all stages or those up to `stage`.
+    """Compare the files in `root` with its dvc.lock, for all stages or those up to `stage`. Outputs need not be there.
 
     Raises UserError if DVC cannot read the pipeline.
     """
@@ -137,6 +137,12 @@ def fetch(root: Path, revision: str, path: str, target: Path) -> None:
     from dvc.api import DVCFileSystem
 
     DVCFileSystem(str(root), rev=revision).get(path, str(target), recursive=True)
+
+
+def fetch_tracked(root: Path, revision: str, path: str, clone: Path) -> None:
+    """Put the files at `path` into a clone of the repository at `revision`, if a .dvc file tracks them and they are missing."""
+    if (clone / f"{path}.dvc").is_file() and not (clone / path).exists():
+        fetch(root, revision, path, clone / path)
 
 
 def _dvc(

@@ -74,7 +74,7 @@ def _of_data(stage: Stage, content: bytes) -> Iterator[str]:
     except (ValueError, LookupError, TypeError):
         return
     own = {"data.source": source}
-    if source != "folder":
+    if source in ("cifar10", "shapes"):  # others may bring validation images of their own
         own["data.num_validation"] = counts["validation"]
     if source == "shapes":
         own["data.shapes.num_train"] = counts["train"] + counts["validation"]

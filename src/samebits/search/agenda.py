@@ -58,7 +58,7 @@ class Agenda:
 
     @property
     def open_confirmations(self) -> list[str]:
-        """The names of those that have not ended."""
+        """The names of the trainings of the confirmation that have not ended."""
         return [name for name in self.confirmations if name not in self.tasks or self.tasks[name].result is None]
 
     @property

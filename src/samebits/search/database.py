@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
 
 ADDRESS = "SAMEBITS_SEARCH_DATABASE"  # variable that names a database for several machines
-LEASE_SECONDS = 60.0  # after which others take over the work of a worker that is heard of no more
+LEASE_SECONDS = 60.0  # after which others take over the work of a worker that has not renewed its lease
 WAIT_SECONDS = 300.0  # for a database that does not answer
 _POLL_SECONDS = 1.0
 _DRIVER = "psycopg2-binary==2.9.13"
@@ -76,11 +77,13 @@ class Database:
     def register(self, name: str) -> int:
         """Note that the search is called `name`; return how many other searches bear that name."""
         from sqlalchemy import func, insert, select
+        from sqlalchemy.exc import IntegrityError
 
         def ask(connection: "Connection") -> int:
             mine = self._searches.c.id == self._search
             if not connection.scalar(select(func.count()).where(mine)):
-                connection.execute(insert(self._searches).values(id=self._search, name=name))
+                with suppress(IntegrityError), connection.begin_nested():  # somebody else was faster
+                    connection.execute(insert(self._searches).values(id=self._search, name=name))
             return int(connection.scalar(select(func.count()).where(self._searches.c.name == name, ~mine)) or 0)
 
         return self._ask(ask)
@@ -143,20 +146,18 @@ class Database:
         self._update(name, lambda _: {"leased_until": 0.0})
 
     def finish(self, name: str, plan: dict[str, Any], result: dict[str, Any]) -> None:
-        """Note what came out of a task, unless somebody has: it is the same."""
+        """Note what came out of a task, unless somebody has: others may have built on that."""
         from sqlalchemy import insert, update
         from sqlalchemy.exc import IntegrityError
 
         values = {"plan": json.dumps(plan), "result": json.dumps(result)}
 
         def ask(connection: "Connection") -> None:
-            if not connection.execute(update(self._tasks).where(*self._is(name)).values(values)).rowcount:
+            is_open = (*self._is(name), self._tasks.c.result.is_(None))
+            if not connection.execute(update(self._tasks).where(*is_open).values(values)).rowcount:
                 row = {"search": self._search, "name": name, "owner": self.owner, "leased_until": 0.0, **values}
-                try:  # the database was lost meanwhile
-                    with connection.begin_nested():
-                        connection.execute(insert(self._tasks).values(row))
-                except IntegrityError:
-                    pass
+                with suppress(IntegrityError), connection.begin_nested():  # the database may have been lost meanwhile
+                    connection.execute(insert(self._tasks).values(row))
 
         self._ask(ask)
 

@@ -20,11 +20,11 @@ from typing import Any
 
 from samebits import params, paths, recipe_links, results
 from samebits.errors import UserError, printable
-from samebits.repository import dvc_command, git, sharing
+from samebits.repository import digests, dvc_command, git, sharing
 from samebits.search.search_file import ParamValue, SearchFile, checked, put
 from samebits.search.workplace import clone, end_stages, run_git
 
-# What, besides parameters and data, decides a result: code, and how DVC runs it.
+# What, besides parameters and images, decides a result: code, and how DVC runs it.
 _CODE = ("src", "stages", "recipes", paths.PINS, paths.PIPELINE)
 # What a stage says if its training diverged, which it will each time it runs.
 _DIVERGED = ("error: training stopped: the loss is", "error: the network's outputs are not finite")
@@ -43,16 +43,14 @@ class SettingResult:
     """What a training of a setting with one seed came to.
 
     `history` has one row for each epoch: `validation_loss` and `validation_accuracy`. `diverged` is why there is no result,
-    told as the stage did; then there is nothing else but what the history had come to.
+    told as the stage did. A training that diverged or was stopped early has nothing else but its history until then.
     """
 
     commit: str = ""
-    experiment: str = ""  # name in `dvc exp show`
     history: History = ()
     history_sha256: str = ""
     machine: str = ""  # hash of the description of the kind of machine that computed it
     test_accuracy: float | None = None
-    is_stopped: bool = False  # early: the history ends there, and there is no experiment
     diverged: str | None = None
 
 
@@ -84,6 +82,15 @@ class Project:
         """The content of params.yaml."""
         return params.read(git.read(self.root, self.commit, paths.PARAMETERS), paths.PARAMETERS)
 
+    def images(self, data: params.Data) -> list[object]:
+        """Return the hashes of the user's own images, whose path alone says nothing; none for CIFAR-10 and shapes."""
+        if data.source in ("cifar10", "shapes"):
+            return []
+        tracked = {}
+        if not Path(data.path).is_absolute():
+            tracked = git.trees(self.root, self.commit, data.path, f"{data.path}.dvc")
+        return [tracked or digests.md5_if_readable(self.root / data.path)]
+
     @cached_property
     def code(self) -> dict[str, str]:
         """The hashes of the code by path."""
@@ -91,7 +98,8 @@ class Project:
 
     def search_sha256(self, search: SearchFile) -> str:
         """Return the SHA-256 of all that decides proposals and results of a search."""
-        return _sha256([search.proposals_sha256, self.settings, self.code])
+        data = checked(self.settings, search.fixed, "fixed").data
+        return _sha256([search.proposals_sha256, self.settings, self.code, *self.images(data)])
 
 
 class SettingRunner:
@@ -124,8 +132,12 @@ class SettingRunner:
             return SettingResult(diverged=str(error))
         decides = settings.resolved()
         del decides["seed"]
-        experiment = f"{self._name}-{_sha256([decides, self._project.code])[:8]}-{seed}"
-        return self.find(experiment) or self._run(settings, changes, experiment, is_poor)
+        sha256 = _sha256([decides, self._project.code, *self._project.images(settings.data)])
+        experiment = f"{self._name}-{sha256[:8]}-{seed}"
+        result = self.find(experiment) or self._run(settings, changes, experiment, is_poor)
+        if self._project.is_shared and result.commit:
+            self._share(experiment, result.commit)
+        return result
 
     def find(self, experiment: str) -> SettingResult | None:
         """Return the result of an experiment of this repository; None if there is none, or its history is nowhere."""
@@ -138,7 +150,6 @@ class SettingRunner:
                 names = ("validation_loss", "validation_accuracy")
                 return SettingResult(
                     commit,
-                    experiment,
                     tuple({name: float(row[name] or "nan") for name in names} for row in rows if row[names[1]]),
                     hashlib.sha256(content).hexdigest(),
                     result.md5(paths.MODEL_ENVIRONMENT) or "",
@@ -161,6 +172,7 @@ class SettingRunner:
         run_git(self._folder, "checkout", "--force", self._project.commit, "--", paths.PARAMETERS, paths.RECIPES)
         dvc_command.edit_yaml(self._folder / paths.PARAMETERS, lambda content: put(content, changes))
         recipe_links.create(self._folder, {settings.recipe: settings.chosen})
+        dvc_command.fetch_tracked(self._project.root, self._project.commit, settings.data.path, self._folder)
         run_git(self._folder, "add", "--all")  # so that MLflow's patch holds new links too
         # Runs in MLflow and resume points lie in the user's repository.
         variables = {"DVC_ROOT": str(self._project.root), "DVC_EXP_NAME": experiment}
@@ -170,7 +182,7 @@ class SettingRunner:
         if not is_done:
             history = self._history(start, settings.chosen.train.num_epochs)
             if stopped.is_set():
-                return SettingResult(history=history, is_stopped=True)
+                return SettingResult(history=history)
             said = [line.strip() for line in self._said(start).splitlines() if line.startswith("error: ")]
             reason = printable(said[-1]) if said else f"error: DVC could not run it: see {self._log}"
             if reason.startswith(_DIVERGED):
@@ -179,14 +191,16 @@ class SettingRunner:
         self._commit(experiment)
         found = self.find(experiment)
         assert found is not None
-        if self._project.is_shared:
-            try:
-                record = results.of_commit(self._project.root, experiment, found.commit, experiment).record
-                sharing.share_outputs(self._project.root, record.outputs)
-                self._project.push(experiment)
-            except UserError as error:  # the search needs the result alone
-                print(f"note: {experiment} is not shared: {error}", file=sys.stderr)
         return found
+
+    def _share(self, experiment: str, commit: str) -> None:
+        """Send an experiment to the DVC remote and to git's origin, unless they have it."""
+        try:
+            record = results.of_commit(self._project.root, experiment, commit, experiment).record
+            sharing.share_outputs(self._project.root, record.outputs)
+            self._project.push(experiment)
+        except UserError as error:  # the search needs the result alone
+            print(f"note: {experiment} is not shared: {error}", file=sys.stderr)
 
     def _said(self, start: int) -> str:
         """Return what the stages have printed from the byte `start` of the log on."""

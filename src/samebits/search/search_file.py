@@ -166,14 +166,14 @@ class SearchFile(params.Section):
             recipe, _, rest = rest.partition(".")
             if top == "recipes" and recipe in base.recipes and recipe not in recipes:
                 raise UserError(
-                    f"{name}: parameters.{key} is of recipe {recipe}, but recipe is {base.recipe}: fix that"
+                    f"{name}: parameters.{key} is of recipe {recipe}, but recipe is {base.recipe}: add `recipe: {recipe}` to fixed"
                 )
             if top == "recipes" and rest.startswith("evaluate"):
                 raise UserError(f"{name}: parameters.{key} changes no training: remove it")
             for value in parameter.bounds:
                 checked(settings, {**self.fixed, key: value}, f"{name}: parameters.{key}")
         if (
-            base.data.source != "folder"
+            base.data.source in ("cifar10", "shapes")  # others may bring validation images of their own
             and not base.data.num_validation
             and "data.num_validation" not in self.parameters
         ):
@@ -205,7 +205,7 @@ def put(settings: dict[str, Any], values: Mapping[str, ParamValue]) -> None:
         if value is None:
             section.pop(last, None)
         else:
-            section[last] = value
+            section[last] = copy.deepcopy(value)  # a key within it may be put after it
 
 
 def load(path: Path) -> SearchFile:

@@ -69,27 +69,30 @@ class Outcome:
 def run(root: Path, path: Path, num_workers: int) -> Outcome:
     """Run the search that the file `path` describes, or what is left of it, with `num_workers` processes.
 
-    Prints each trial in its turn. Raises UserError if the file cannot be searched by, or all workers have stopped.
+    Prints each trial in its turn. Raises UserError if the file describes no search that can run, or all workers have stopped.
     """
     search = search_file.load(path)
     url = os.environ.get(ADDRESS) or f"sqlite:///{root / paths.SEARCHES}"
     project = _project(root, path, is_shared=bool(os.environ.get(ADDRESS)))
     search.require(project.settings, path.name)
-    database = Database(url, project.search_sha256(search))
+    search_id = project.search_sha256(search)
+    database = Database(url, search_id)
     if others := database.register(search.name):
         print(
-            f"note: {search.name} was {_count(others, 'another search', 'other searches')} before, with another search file, "
-            "code or params.yaml; trainings that this one shares with it are not run again",
+            f"note: the database knows {_count(others, 'another search', 'other searches')} called {search.name}, with another "
+            "search file, code, data or params.yaml; trainings in common are not run again",
             file=sys.stderr,
         )
     print(
         f"search {search.name}: {search.num_trials} trials by {search.sampler}, at commit {project.commit[:7]}",
         flush=True,
     )
-    is_new = not Agenda(search, database.tasks()).is_over
-    agenda = _watch(_Workers(search, project, url), database, search, num_workers)
+    agenda = _watch(_Workers(search, project, url, search_id), database, search, num_workers)
     if project.is_shared:
-        project.fetch(f"{search.name}-*")
+        try:
+            project.fetch(f"{search.name}-*")
+        except UserError as error:  # the result is known without them
+            print(f"note: experiments that other machines ran are missing here: {error}", file=sys.stderr)
     trials = [agenda.trials[number] for number in range(search.num_trials)]
     outcome = Outcome(search, trials, agenda.confirm())
     if len(agenda.machines) > 1:
@@ -98,8 +101,7 @@ def run(root: Path, path: Path, num_workers: int) -> Outcome:
             "portable: another run may end with another digest",
             file=sys.stderr,
         )
-    if is_new:
-        _record(root, project.search_sha256(search), outcome, agenda.commits)
+    _record(root, search_id, outcome, agenda.commits)
     return outcome
 
 
@@ -137,8 +139,8 @@ def _project(root: Path, path: Path, is_shared: bool) -> Project:
 class _Workers:
     """The processes that work on a search, and the files that hold what they and their stages print."""
 
-    def __init__(self, search: SearchFile, project: Project, url: str) -> None:
-        self._search, self._project, self._url = search, project, url
+    def __init__(self, search: SearchFile, project: Project, url: str, search_id: str) -> None:
+        self._search, self._project, self._url, self._search_id = search, project, url, search_id
         self._folder = project.root / paths.SCRATCH / "search" / "logs"
         self._folder.mkdir(parents=True, exist_ok=True)
         for log in self._folder.glob("[0-9]*-*.log"):
@@ -155,6 +157,7 @@ class _Workers:
             self._project.commit,
             self._project.is_shared,
             json.dumps(self._search.model_dump()),
+            self._search_id,
             log,
             os.getpid(),
         ]

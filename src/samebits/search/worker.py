@@ -129,7 +129,7 @@ def _end(number: int, _: object) -> None:
     sys.exit(128 + number)
 
 
-def main(root: str, commit: str, is_shared: str, search: str, log: str, parent: str) -> None:
+def main(root: str, commit: str, is_shared: str, search: str, search_id: str, log: str, parent: str) -> None:
     """Be a worker of the search, given as JSON, in the database that the environment names."""
     environment = dict(os.environ)  # of the stages, which hold themselves to what their recipe says
     portability.hold()  # before numpy is imported: the same proposals on every x86-64 processor with AVX2
@@ -139,7 +139,7 @@ def main(root: str, commit: str, is_shared: str, search: str, log: str, parent: 
     with as_one_line():
         file = SearchFile.model_validate_json(search)
         project = Project(Path(root), commit, is_shared == "True")
-        database = Database(environment.pop(ADDRESS), project.search_sha256(file))
+        database = Database(environment.pop(ADDRESS), search_id)
         with workplace(project.root) as folder:
             work(file, database, SettingRunner(project, file.name, folder, Path(log), environment))
     sys.stdout.flush()

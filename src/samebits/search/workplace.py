@@ -18,7 +18,7 @@ _END_SECONDS = 10
 
 @contextmanager
 def workplace(root: Path) -> Iterator[Path]:
-    """Yield a folder of this process for a clone; it and what killed processes left of theirs is removed.
+    """Remove what killed processes left; yield a folder of this process for a clone, which is removed at the end.
 
     A training whose worker was killed goes on alone: it is ended, and whoever takes the trial over goes on from its last
     resume point.
