@@ -131,7 +131,7 @@ def test_groups_of_seeds_by_pattern(family: Repository) -> None:
 def test_groups_of_seeds_found_by_themselves(family: Repository) -> None:
     compared = outcome.compare(family.root, "main", "fast-1", True)
     assert isinstance(compared, SeedComparison)
-    assert [selection.predicted.seed(result.revision) for result in compared.a] == ["0", "1", "2"]
+    assert [predicted.seed(result.revision) for result in compared.a] == ["0", "1", "2"]
     assert compared.a[0].revision.name == "main"  # and not slow-0, the same training once more
     assert [result.revision.name for result in compared.b] == ["fast-0", "fast-1", "fast-2"]
     assert "with --seeds they are one group" in refusal(family, "slow-0", "slow-1", True)
@@ -153,6 +153,19 @@ def test_the_workspace_is_compared_as_it_is_recorded(family: Repository) -> None
     main = outcome.compare(family.root, "fast-0", "main", False)
     assert isinstance(compared, NetworkComparison) and isinstance(main, NetworkComparison)
     assert compared.pair.overall == main.pair.overall and compared.verdict == main.verdict
+
+
+def test_the_workspace_is_no_part_of_the_group_of_its_commit(family: Repository, tmp_path: Path) -> None:
+    shutil.copytree(family.root, tmp_path / "samebits", symlinks=True)
+    repository = Repository(tmp_path / "samebits")
+    repository.run("dvc", "exp", "apply", "fast-0")
+    compared = outcome.compare(repository.root, "main", "workspace", True)
+    assert isinstance(compared, SeedComparison)
+    assert [[predicted.seed(each.revision) for each in group] for group in (compared.a, compared.b)] == [
+        ["0", "1", "2"],
+        ["0", "1", "2"],
+    ]
+    assert compared.b[0].revision.name == "workspace"
 
 
 @pytest.mark.parametrize(

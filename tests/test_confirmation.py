@@ -8,7 +8,7 @@ import pytest
 from benchmarks import search_luck
 from samebits.comparison import seeds
 from samebits.search import conclusion, tuning_curve
-from samebits.search.confirmation import Measured, confirm
+from samebits.search.confirmation import Measured, confirm, mean_estimate
 from samebits.search.search_file import ParamValue
 from samebits.search.trials import Trial
 from tests.search_example import RATE, search_file
@@ -74,6 +74,12 @@ def test_what_chance_explains_is_not_called_better_and_luck_may_be_none() -> Non
     text = told(confirmed)
     assert "Fresh seeds do not tell the winner, trial 0, from the baseline" in text and "None of that was luck" in text
     assert "Nothing can be told: the winner − the baseline is" in text and "test images" not in text
+
+
+@pytest.mark.filterwarnings("error")
+def test_equal_values_have_no_interval() -> None:
+    estimate = mean_estimate([0.1] * 3)  # whose deviation is a rounding error
+    assert estimate.value == pytest.approx(0.1) and estimate.low is None and estimate.high is None
 
 
 def test_a_training_that_fails_on_a_fresh_seed_is_told() -> None:

@@ -16,7 +16,7 @@ from nbclient import NotebookClient
 from PIL import Image, ImageOps
 
 import samebits
-from samebits import tracking
+from samebits import results, tracking
 from samebits.data.sources import shapes
 from samebits.errors import UserError
 from samebits.repository import git
@@ -39,6 +39,21 @@ def run_ids(repository: Repository) -> dict[float, str]:
     store = tracking.open_store(repository.root)
     runs = store.client.search_runs([store.experiment_id])
     return {float(run.data.params["train.optimizer.momentum"]): run.info.run_id for run in runs}
+
+
+def test_a_list_of_files_that_leads_out_of_its_folder_is_refused(done: Repository) -> None:
+    path = "data/prepared/test"
+    listing = b'[{"md5": "0123456789abcdef0123456789abcdef", "relpath": "../../out"}]'
+    md5, recorded = f"{hashlib.md5(listing).hexdigest()}.dir", results.workspace(done.root).md5(path)
+    place = done.root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(listing)
+    lock = done.root / "dvc.lock"
+    lock.write_text(lock.read_text().replace(recorded, md5))
+    done.commit("a stranger's")
+    stranger = results.find(done.root, "HEAD")
+    with pytest.raises(UserError, match=r"lists \.\./\.\./out, which is not in that folder"), stranger.copied(path):
+        pass
 
 
 def test_each_kind_of_result(known: Repository) -> None:

@@ -18,7 +18,7 @@ from samebits.data.raw import RawSplit
 from samebits.errors import UserError
 from samebits.evaluation import predictions
 from samebits.evaluation.metrics import summary
-from samebits.reporting import page
+from samebits.reporting import lineage, page
 from tests.browser import Browser, chromium
 from tests.conftest import Repository
 
@@ -80,6 +80,11 @@ def test_a_result_on_one_page(result: Repository, browser: Browser) -> None:
     assert re.search(r"run in MLflow lab-seed0 \([0-9a-f]{32}\)", text)
     assert seen["images"] > 24 + 24
     assert "report.html" not in result.status()
+    texts = re.findall(r"<text[^>]*>", (result.root / "report.html").read_text())
+    assert len(texts) > 20 and "font-family" not in "".join(texts)  # which the page decides
+    assert lineage.commands(results.workspace(result.root))[-1] == f"samebits verify {commit[:12]}"
+    result.edit(lambda values: values.update(seed=1))
+    assert "not in a commit yet" in lineage.commands(results.workspace(result.root))[0]
 
 
 def test_a_comparison_beside_the_result(result: Repository, browser: Browser) -> None:

@@ -249,6 +249,9 @@ def test_the_accuracy_on_labelled_folders(predict_command: PredictCommand, tmp_p
     code, output, errors = predict_command(".", "--labelled", "--csv")
     rows = list(csv.DictReader(io.StringIO(output)))
     assert code == 0 and [(row["true"], row["class_1"]) for row in rows] == guesses and "20 images: accuracy" in errors
+    (tmp_path / "empty" / guesses[0][0]).mkdir(parents=True)
+    code, _, errors = predict_command(".", str(tmp_path / "empty"), "--labelled")
+    assert code == 1 and f"error: {tmp_path}/empty holds no image" in errors
     (Path(guesses[0][0]) / "broken.png").write_text("x")
     code, output, errors = predict_command("../images", "--labelled", "--picture", "picture.png")
     first = f"20 images: accuracy {100 * right / 20:.2f} %  (95 %: {100 * metrics['accuracy_low']:.2f} to "

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from samebits.errors import UserError
+from samebits.errors import UserError, printable
 from samebits.params import Params
 from samebits.paths import CHECKPOINT, DATASET, HISTORY, LOCK, METRICS, PARAMETERS, PIPELINE, split, whole_split
 from samebits.repository import cache as caches
@@ -112,6 +112,8 @@ class Result:
             elif (self.md5(path) or "").endswith(".dir"):
                 copy.mkdir()
                 for name, md5 in caches.members(self.require(path)).items():
+                    if Path(name).is_absolute() or ".." in Path(name).parts:  # anybody may have written the list
+                        raise UserError(f"{path} of {self} lists {printable(name)}, which is not in that folder")
                     (copy / name).parent.mkdir(parents=True, exist_ok=True)
                     if md5_if_readable(place := self.cache.path(md5)) == md5:
                         (copy / name).symlink_to(place.absolute())

@@ -76,8 +76,8 @@ def compare(root: Path, name_a: str, name_b: str, with_seeds: bool) -> Compariso
     group_a, group_b = (selection.group(root, name, with_seeds) for name in (name_a, name_b))
     if with_seeds and not predicted.differences(group_a[0], group_b[0]):
         raise UserError(f"{name_a} and {name_b} differ in nothing but the seed: with --seeds they are one group")
-    if shared := {each.commit for each in group_a} & {each.commit for each in group_b}:
-        common = ", ".join(str(each) for each in group_a if each.commit in shared)
+    if shared := [a for a in group_a if any(_are_same(a, b) for b in group_b)]:
+        common = ", ".join(map(str, shared))
         if len(shared) == len(group_a) == len(group_b):
             results = "result" if len(shared) == 1 else f"{len(shared)} results"
             raise UserError(f"{name_a} and {name_b} are the same {results}: {common}")
@@ -85,9 +85,13 @@ def compare(root: Path, name_a: str, name_b: str, with_seeds: bool) -> Compariso
     return compare_seeds(group_a, group_b)
 
 
+def _are_same(a: Result, b: Result) -> bool:
+    return a.commit == b.commit and a.record == b.record  # the workspace has the commit that it is based on
+
+
 def compare_networks(a: Result, b: Result) -> NetworkComparison:
     """Compare two results. Raises UserError if they are the same, or have different test images."""
-    if a.commit == b.commit and a.record == b.record:
+    if _are_same(a, b):
         raise UserError(f"{a} and {b} are the same result: there is nothing to compare")
     loaded_a, loaded_b = _load([a, b])
     pair = paired.compare(loaded_a.predictions, loaded_b.predictions)

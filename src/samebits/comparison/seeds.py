@@ -45,9 +45,8 @@ class Change:
     difference: Estimate
     p: float | None = None
     detectable: float | None = None  # the difference that as many seeds find with a probability of POWER
-    needed: int | None = (
-        None  # seeds in each group that find the difference seen with that probability; None: over _MAX_SEEDS
-    )
+    # Seeds in each group that find the difference seen with that probability; None if over _MAX_SEEDS.
+    needed: int | None = None
 
     @property
     def is_significant(self) -> bool:
@@ -55,13 +54,16 @@ class Change:
         return self.p is not None and self.p < ALPHA
 
 
+def have_spread(*groups: Group) -> bool:
+    """Tell whether trainings of a group differ; a rounding error is no difference."""
+    return bool(max(np.ptp(group.values) for group in groups) > 1e-12 * max(abs(group.mean) for group in groups))
+
+
 def compare(a: Sequence[float], b: Sequence[float]) -> Change:
     """Compare a number of group A's trainings with the same of group B's, each at least one."""
     group_a, group_b = Group.of(a), Group.of(b)
     difference = Estimate(group_b.mean - group_a.mean)
-    # A rounding error is no spread.
-    spread = max(np.ptp(group_a.values), np.ptp(group_b.values)) > 1e-12 * max(abs(group_a.mean), abs(group_b.mean))
-    if min(len(a), len(b)) < MIN_SEEDS or not spread:
+    if min(len(a), len(b)) < MIN_SEEDS or not have_spread(group_a, group_b):
         return Change(group_a, group_b, difference)
     with warnings.catch_warnings():  # one group may have no spread at all, as with weights that start at zero
         warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)

@@ -1,6 +1,7 @@
 """Which results a user means: one by its name, or a group that differs in the seed alone."""
 
 import fnmatch
+from contextlib import suppress
 from pathlib import Path
 
 from samebits import results
@@ -49,15 +50,11 @@ def _same_but_for_seed(root: Path, result: Result) -> list[Result]:
     head = git.commit(root)
     names = git.tips(root) | git.experiment_names(root) | ({head: "HEAD"} if head else {})
     found = [result]
-    for commit, name in names.items():
-        if commit == result.commit:
-            continue
-        try:
-            other = results.of_commit(root, name, commit, None)
-        except UserError:  # a branch from before the first result
-            continue
-        if not predicted.differences(result, other):
-            found.append(other)
+    with git.reader(root) as read:
+        for commit, name in names.items():
+            with suppress(UserError):  # a branch from before the first result
+                if not predicted.differences(result, results.of_commit(root, name, commit, None, read)):
+                    found.append(results.of_commit(root, name, commit, None))
     return _by_seed(found)
 
 

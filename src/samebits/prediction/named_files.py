@@ -50,7 +50,9 @@ def find_labelled(named: Sequence[str], class_names: tuple[str, ...]) -> NamedFi
     paths: list[str] = []
     labels: list[int] = []
     others: Counter[str] = Counter()
+    are_complete = True
     for folder in named:
+        num_before = len(paths)
         found = image_files.folders_in(folder) if os.path.isdir(folder) else []
         if unknown := [name for name in found if name not in class_names]:
             what = f"{listed([printable(each) for each in unknown])}, no class of the network"
@@ -62,13 +64,16 @@ def find_labelled(named: Sequence[str], class_names: tuple[str, ...]) -> NamedFi
                 paths += images
                 labels += [class_names.index(name)] * len(images)
                 others += skipped
+            if len(paths) == num_before:
+                are_complete = False
+                print(f"error: {printable(folder)} holds no image", file=sys.stderr)
             continue
         known = listed([printable(name) for name in class_names], 10)
         raise UserError(
             f"--labelled {printable(folder)} holds {what} ({known}): name a folder that holds one folder for each class"
         )
     _require_some(paths, others)
-    return NamedFiles(paths, labels, are_complete=True)
+    return NamedFiles(paths, labels, are_complete)
 
 
 def _expanded(named: Sequence[str]) -> Iterator[str]:

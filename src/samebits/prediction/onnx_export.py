@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "images", "probabilities"
 NUM_CHECKED = 256
-_MAX_RANDOM_BYTES = 2**27
+_MAX_CHECKED_BYTES = 2**24  # of pixels: the network's activations take many times as much
 TOLERANCE = 1e-4  # largest difference of a probability
 
 
@@ -121,15 +121,15 @@ def export(folder: Path, trained: Trained, path: Path) -> None:
 def images_to_check(folder: Path, trained: Trained) -> tuple[NDArray[np.uint8], str]:
     """Return up to NUM_CHECKED images, uint8 (N, height, width, channels), for a check, and what they are: test images if the workspace has some."""
     shape = trained.checkpoint.description.image_shape
+    number = max(2, min(NUM_CHECKED, _MAX_CHECKED_BYTES // prod(shape)))
     try:
         description = prepared.read_description(folder / paths.PREPARED)
         if description.image_shape == shape:
             test = prepared.look_at(folder / paths.split("test"))
-            images = description.normalization.pixels(test.images[:NUM_CHECKED].numpy())
+            images = description.normalization.pixels(test.images[:number].numpy())
             return images, f"{len(images)} test images of {description.source}"
     except UserError:
         pass
     channels, height, width = shape
-    number = max(2, min(NUM_CHECKED, _MAX_RANDOM_BYTES // prod(shape)))
     random = np.random.default_rng(0).integers(0, 256, (number, height, width, channels), dtype=np.uint8)
     return random, f"{number} random images (data/prepared holds no test images of this size)"

@@ -41,6 +41,8 @@ def machine(revision: Result) -> dict[str, str]:
 
 def commands(revision: Result) -> list[str]:
     """Return the commands that restore the result and prove it."""
+    if revision.is_workspace and git.uncommitted(revision.root):
+        return [f"# not in a commit yet: commit your changes and {paths.LOCK}, then write this page again"]
     where = revision.commit[:12] or "COMMIT"
     return [
         f"git checkout {where}",

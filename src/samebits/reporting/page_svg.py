@@ -40,7 +40,7 @@ def svg(page: Figure, told: str, titles: Mapping[str, str] = MappingProxyType({}
     text = target.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]+", r"font-size: \1", text)
+    text = re.sub(r"; font-family: [^;\"]+", "", text)
     for colour, name in _VARIABLES.items():
         text = re.sub(colour, f"var(--{name})", text, flags=re.IGNORECASE)
     if titles:

@@ -102,7 +102,7 @@ def confirm(search_file: SearchFile, trials: Sequence[Trial], measure: Measure) 
 def mean_estimate(values: Sequence[float]) -> Estimate:
     """Estimate the mean of independent trainings; without an interval if no training differs from another."""
     group = seeds.Group.of(values)
-    if not group.deviation:
+    if not seeds.have_spread(group):
         return Estimate(group.mean)
     return Estimate(group.mean, *map(float, ttest_1samp(values, 0).confidence_interval(CONFIDENCE)))
 
