@@ -1,5 +1,6 @@
 """What resume points cost the lab's training."""
 
+import os
 import tempfile
 import time
 from functools import partial
@@ -26,7 +27,7 @@ def training(every_seconds: float | None) -> Measure:
     def measure() -> float:
         network = models.build(recipe.model, drawn.IMAGE_SHAPE, drawn.NUM_CLASSES, 0)
         with tempfile.TemporaryDirectory(dir=".") as folder:
-            points = resume.ResumePoints(Path(folder), "benchmark", every_seconds or 0.0)
+            points = resume.ResumePoints(Path(folder), "benchmark", every_seconds or 0.0, os.getpid())
             Path(folder, "benchmark").mkdir()
 
             def pause(step, state):

@@ -80,7 +80,8 @@ def main(inputs: Inputs) -> None:
         "environment": environment,
         "parameters": meaning | {"device": settings.device, "determinism": recipe.determinism},
     }
-    # Each process has read code and data itself: all must have read the same, on several machines what their launchers compared.
+    # Each process reads code and data for itself. All must have read the same; on several machines, exactly what the
+    # launchers compared.
     signatures = workers.signatures(inputs)
     if not rank.is_first():
         first, of_first, state = team.share(None)
@@ -97,7 +98,7 @@ def main(inputs: Inputs) -> None:
     prepared.require_written(folder, {name: inputs.sha256(paths.split(name)) for name in prepared.TRAINED_ON})
     data_md5 = inputs.md5(paths.DATASET)
     key = resume.key_of(what_decides_bits | {"data": data_md5})
-    points = resume.ResumePoints(stage.scratch(), key, settings.checkpoint_every_seconds)
+    points = resume.ResumePoints(stage.scratch(), key, settings.checkpoint_every_seconds, rank.launcher())
     watch = changes.Watch(inputs, lambda line: tqdm.write(line, file=sys.stderr))
     num_steps = Epochs.of(recipe.train, len(data)).steps_until(recipe.train.num_epochs)
     progress = Progress(points, watch, num_steps)

@@ -207,6 +207,7 @@ WRONG_TEXT: dict[str, tuple[Any, list[str]]] = {
     "image shape beyond all memory": (described(image_shape=[1, 2**31, 2**22]), ["not describe a network"]),
     "normalization is a list": (described(normalization=[]), ["normalization"]),
     "mean is not a number": (described(normalization={"mean": [float("nan")], "std": [1.0]}), ["mean"]),
+    "mean of too few channels": (described(normalization={"mean": [], "std": []}), ["not one of 1 channels"]),
     "recipe is a list": (GOOD | {"recipe": ["lab"]}, ["recipe", "object"]),
     "no model": (GOOD | {"recipe": lacking(GOOD["recipe"], "model")}, ["model"]),
     "model is a list": (GOOD | {"recipe": GOOD["recipe"] | {"model": []}}, ["not describe a network"]),

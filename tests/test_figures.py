@@ -185,6 +185,13 @@ def test_image_pixels_are_drawn_exactly(tmp_path: Path) -> None:
     assert any(np.array_equal(pixels[top : top + 192, left : left + 192], enlarged) for top, left in places)
 
 
+def test_grey_images_are_drawn_as_colours_that_are_equal(tmp_path: Path) -> None:
+    grey = images(2)[..., :1]
+    figures.labelled_images(grey, ["a", "b"], None, tmp_path / "grey.png", "Two")
+    figures.labelled_images(grey.repeat(3, axis=3), ["a", "b"], None, tmp_path / "colour.png", "Two")
+    assert (tmp_path / "grey.png").read_bytes() == (tmp_path / "colour.png").read_bytes()
+
+
 def test_text_is_set_in_the_bundled_font() -> None:
     for weight in ("normal", "bold"):
         font = font_manager.FontProperties(family="DejaVu Sans", weight=weight)

@@ -425,6 +425,9 @@ def test_a_first_machine_that_is_not_there_is_one_line(pair: tuple[Repository, R
     assert refusal(other, "127.0.0.1") == (
         "error: the first machine is '127.0.0.1': must be HOST:PORT, such as 192.168.1.10:29400"
     )
+    assert refusal(other, "a..b:1") == (
+        "error: the first machine is 'a..b:1': must be HOST:PORT, such as 192.168.1.10:29400"
+    )
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         assert (

@@ -12,7 +12,7 @@ from samebits import params, parts
 from samebits.errors import UserError
 from samebits.models import speed
 from samebits.training.optimization import Optimization
-from samebits.training.schedules import cosine
+from samebits.training.schedules import cosine, linear
 from tests.conftest import NARROW
 from tests.example_parts import used, variants
 from tests.test_models import build_speed, images
@@ -96,6 +96,18 @@ def test_learning_rates_fall_to_zero_and_finished_parameters_stand_still() -> No
     last = {name: (values_of(network)[name] - before[name]).norm().item() for name in before}
     assert last["blocks.1.conv2.weight"] > 0
     assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_a_schedule_may_end_early_and_a_frozen_layer_stays_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "factor", lambda step, num_steps, *_: max(0.0, 1 - 2 * step / num_steps))
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 10))
+    network[0].weight.requires_grad = False
+    frozen = network[0].weight.clone()
+    optimization = Optimization(settings(schedule=LINEAR, num_epochs=1), network, steps_until=(8).__mul__)
+    for _ in range(8):
+        network(torch.ones(1, 4)).sum().backward()  # in the second half at a learning rate of 0
+        optimization.step()
+    assert torch.equal(network[0].weight, frozen) and not network[1].weight.requires_grad
 
 
 @pytest.mark.parametrize("schedule", [None, LINEAR])

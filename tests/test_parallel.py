@@ -95,6 +95,14 @@ def test_the_bits_are_the_same_on_any_number_of_processes(name: str, tmp_path: P
         assert in_processes(size, tmp_path / str(size), train, name) == [expected] * size
 
 
+def test_one_image_alone_is_a_line_if_batch_norm_cannot_normalize_it() -> None:
+    data, chosen = images(17), recipe("sprint")
+    network = models.build(chosen.model, IMAGE_SHAPE, 10, seed=0)
+    settings = chosen.train.model_copy(update={"augmentation": []})
+    with pytest.raises(UserError, match="choose another batch_size or num_shards"):
+        loop.train(network, data, Split(data.images[:0], data.labels[:0]), settings, 0, lambda *_: None)
+
+
 def compute(network: nn.Module, num_images: int, num_shards: int, team: parallel.Team = parallel.ALONE) -> torch.Tensor:
     """Compute one mini-batch in shards; return the loss."""
     data = images(num_images)

@@ -495,6 +495,8 @@ def test_a_damaged_description_is_named(content: bytes, mine: Path) -> None:
     with pytest.raises(UserError) as caught:
         prepared.read_description(mine)
     assert str(caught.value).startswith(f"{path} is damaged (") and "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="is damaged"):
+        prepared.require_written(mine, {"test": ""})
 
 
 def test_missing_files_are_named(mine: Path) -> None:

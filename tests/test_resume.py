@@ -69,8 +69,30 @@ def test_the_speed_recipe_resumes_with_the_same_bits(monkeypatch: pytest.MonkeyP
         assert all(torch.equal(resumed[name], expected[name]) for name in expected), f"after step {state['step']}"
 
 
+def test_a_network_that_draws_resumes_and_follows_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_IMAGES_PER_CHUNK", 12)
+    data, nothing = random_split(50), random_split(0)
+
+    def train_with_dropout(seed: int = 0, on_pause=None, resume_from=None) -> torch.Tensor:
+        torch.manual_seed(len(states))  # as another process, or what ran before in this one, would
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(16, 10))
+        torch.nn.init.zeros_(network[2].weight)
+        torch.nn.init.zeros_(network[2].bias)
+        before = torch.get_rng_state()
+        loop.train(network, data, nothing, SETTINGS, seed, lambda *_: None, on_pause, resume_from)
+        assert torch.equal(torch.get_rng_state(), before)
+        return weights(network)
+
+    states: list[loop.State] = []
+    expected = train_with_dropout(0, lambda step, state: states.append(through_disk(state())))
+    assert torch.equal(train_with_dropout(), expected)
+    for state in states:
+        assert torch.equal(train_with_dropout(resume_from=state), expected), f"after a stop at step {state['step']}"
+    assert not torch.equal(train_with_dropout(1), expected)
+
+
 def points(scratch: Path, key: str = "key", every_seconds: float = 0.0) -> ResumePoints:
-    return ResumePoints(scratch, key, every_seconds)
+    return ResumePoints(scratch, key, every_seconds, os.getpid())
 
 
 def files(scratch: Path) -> list[Path]:
@@ -95,6 +117,14 @@ def test_points_are_made_by_time(tmp_path: Path) -> None:
     assert often.is_due()
     often.save(1, {"step": 1})
     assert not often.is_due()
+
+
+def test_points_are_known_by_their_holder(tmp_path: Path) -> None:
+    for number, key in enumerate(("one", "other")):
+        with (held := ResumePoints(tmp_path, key, 0.0, number)).held():
+            held.save(number, {"step": number})
+    assert [path.parent.name for path in resume.points_of(tmp_path, 1)] == ["other"]
+    assert {path.parent.name for path in resume.points_of(tmp_path)} == {"one", "other"}
 
 
 def test_points_of_other_trainings_are_not_used_and_it_says_so(
@@ -200,7 +230,7 @@ import sys
 import time
 from pathlib import Path
 from samebits.training.resume import ResumePoints
-points = ResumePoints(Path(sys.argv[1]), sys.argv[2], 0.0)
+points = ResumePoints(Path(sys.argv[1]), sys.argv[2], 0.0, os.getpid())
 with points.held():
     points.save(7, {"step": 7})
     print(os.getpid(), flush=True)

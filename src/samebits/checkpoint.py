@@ -33,6 +33,9 @@ class Checkpoint:
         try:
             model = params.part("model", _of_today(self.recipe["model"]))
             shape, num_classes = self.description.image_shape, len(self.description.class_names)
+            normalization = self.description.normalization
+            if {len(normalization.mean), len(normalization.std)} != {shape[0]}:
+                raise ValueError(f"its normalization is not one of {shape[0]} channels")
             # First without memory, for a small file may claim a network of any size; it warns of copying nothing.
             with torch.device("meta"), warnings.catch_warnings(action="ignore"):
                 claimed = models.build(model, shape, num_classes, seed=0)

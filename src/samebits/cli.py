@@ -72,7 +72,7 @@ def run() -> int:
     metavar="SECONDS",
     type=click.FloatRange(0),
     default=0.0,
-    help="How long to wait for it, at the start and if it is lost (0).",
+    help="How long to wait for it, at the start and if it is lost (default: 0).",
 )
 def join(address: str, wait: float) -> int:
     """Lend this machine to the training of another one."""
@@ -81,7 +81,7 @@ def join(address: str, wait: float) -> int:
 
 
 @samebits.command(mistake=2, epilog="Exit code: 0 identical, 1 different, 2 could not be run.")
-@argument("revision", metavar="[REV]", required=False, help="Commit, branch, tag or DVC experiment (HEAD).")
+@argument("revision", metavar="[REV]", required=False, help="Commit, branch, tag or DVC experiment (default: HEAD).")
 @option("--run", "run_id", metavar="RUN_ID", help="Verify an MLflow run instead of a revision.")
 @option("--keep", is_flag=True, help="With --run: keep the clone that it ran in, to work there.")
 @option("--yes", is_flag=True, help="With --run: run its code without asking.")
@@ -114,7 +114,7 @@ def check(repair: bool) -> int:
 
 
 @samebits.command()
-@option("--to", "remote", metavar="REMOTE", help="Name of a DVC remote (the default one).")
+@option("--to", "remote", metavar="REMOTE", help="Name of a DVC remote (default: DVC's default).")
 def share(remote: str | None) -> int:
     """Send a DVC remote all that restores the results known here."""
     from samebits.repository.sharing import share
@@ -123,7 +123,7 @@ def share(remote: str | None) -> int:
 
 
 @samebits.command()
-@argument("revisions", metavar="[REV]...", nargs=-1, help="Commits, branches, tags, experiments (the workspace).")
+@argument("revisions", metavar="[REV]...", nargs=-1, help="Commits, branches, tags, experiments (default: the workspace).")
 @option("--all", "everything", is_flag=True, help="Every commit and experiment.")
 def track(revisions: tuple[str, ...], everything: bool) -> int:
     """Make sure that MLflow holds the run of each result."""
@@ -164,7 +164,7 @@ def _points(_context: click.Context, _option: click.Parameter, points: float | N
 @samebits.command(mistake=2, epilog="Exit code: 0, 1 if B is worse (--fail-if-worse), 2 if they could not be compared.")
 @argument("a", metavar="A", help="The result to compare with.")
 @argument("b", metavar="B", help="The result to judge.")
-@option("--seeds", is_flag=True, help="A and B stand for all results that differ from them in the seed alone.")
+@option("--seeds", is_flag=True, help="Compare groups: all results that differ from A, and from B, in the seed alone.")
 @option("--json", is_flag=True, help="Print JSON.")
 @option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
 @option(
@@ -308,7 +308,7 @@ def export(rev: str | None, checkpoint: Path | None, output: Path | None) -> int
 
 
 @samebits.command()
-@argument("name", metavar="[NAME]", default="samebits", help="Name of the model (samebits).")
+@argument("name", metavar="[NAME]", default="samebits", help="Name of the model (default: samebits).")
 @_REV
 def register(name: str, rev: str | None) -> int:
     """Register the trained network as an MLflow model, to be served."""

@@ -45,4 +45,4 @@ def summary(others: Counter[str]) -> str:
     """Describe the skipped files in a few words."""
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in others.most_common(5))
     more = ", ..." if len(others) > 5 else ""
-    return f"files that are not images by their extension ({printable(kinds)}{more})"
+    return f"files that do not count as images ({printable(kinds)}{more})"

@@ -23,7 +23,7 @@ MAX_PIXELS = 2**26  # 67 million, so that decoding a small file cannot take all 
 MAX_FILE_BYTES = 2**28
 MODES = {1: "L", 3: "RGB"}  # by the number of channels
 
-# Pillow's own limit, for images within other files (ICO): it warns above this number and fails above twice as many.
+# Pillow's own limit, also for images within other files (ICO): it warns above this number and fails above twice as many.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 # Users can do nothing about Pillow's warnings (mostly odd metadata) on images that it can read.
 warnings.filterwarnings("ignore", module="PIL")
@@ -52,7 +52,7 @@ def read(path: str, image_shape: tuple[int, int, int]) -> FileImage:
     """Read the file `path` as an image of `image_shape` (channels, height, width).
 
     The first frame, turned as its EXIF data says, on white where it is transparent, in colour (grey for one channel),
-    16 bits rounded to 8. The whole image is resized (bicubic, antialiased), not cropped, so proportions may change.
+    16-bit grey rounded to 8 bits, 16-bit colour cut to 8. The whole image is resized (bicubic, antialiased), not cropped, so proportions may change.
     Raises UnreadableImage, also for folders, pipes and devices, which are not even opened.
     """
     try:
@@ -80,10 +80,6 @@ def read(path: str, image_shape: tuple[int, int, int]) -> FileImage:
 def _decode(content: bytes, image_shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     channels, height, width = image_shape
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise UnreadableImage(
-                f"has {image.width:,} x {image.height:,} pixels, more than the limit of {MAX_PIXELS:,}"
-            )
         longest = 2 * max(height, width)
         image.draft(None, (longest, longest))  # a large JPEG file is decoded at a half, a quarter or an eighth
         image.load()

@@ -94,7 +94,8 @@ def read_description(folder: Path) -> Description:
 
 def require_written(folder: Path, digests: dict[str, str]) -> None:
     """Raise UserError unless dataset.json was written with these splits, given by name with their SHA-256."""
-    described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))["sha256"]
+    with _readable(folder / DESCRIPTION) as path:
+        described = json.loads(path.read_text(encoding="utf-8"))["sha256"]
     for name, sha256 in digests.items():
         if described[name] != sha256:
             raise UserError(

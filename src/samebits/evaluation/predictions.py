@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,20 +23,20 @@ class Predictions:
     probabilities: NDArray[np.float32]
     labels: NDArray[np.int64]
 
-    @property
+    @cached_property
     def predicted(self) -> NDArray[np.int64]:
         """The most probable class of each image (N,)."""
         predicted: NDArray[np.int64] = self.probabilities.argmax(axis=1)
         return predicted
 
-    @property
+    @cached_property
     def is_right(self) -> NDArray[np.bool_]:
         """Whether each image is classified right (N,)."""
         right: NDArray[np.bool_] = self.predicted == self.labels
         return right
 
     def surest_first(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Sort images, given by their indices, by the probability of the predicted class."""
+        """Sort images, given by their indices, by the probability of the predicted class, highest first."""
         return indices[np.argsort(-self.probabilities[indices].max(axis=1), kind="stable")]
 
 

@@ -5,7 +5,6 @@ A network may define MIN_SIDE, the least height and width of its images in pixel
 parameters in another way than others.
 """
 
-import sys
 from typing import Any
 
 import torch
@@ -21,9 +20,8 @@ def build(model: params.Part, image_shape: tuple[int, int, int], num_classes: in
 
     Raises UserError if the images are smaller than the network can take.
     """
-    network_class = parts.load("model", model.name)
+    network_class, least = parts.load("model", model.name), parts.min_side(model.name)
     _, height, width = image_shape
-    least: int | None = getattr(sys.modules[network_class.__module__], "MIN_SIDE", None)
     if least and min(height, width) < least:
         raise UserError(
             f"the network {model.name} needs images of at least {least}x{least} pixels, not {height}x{width}: "

@@ -136,17 +136,19 @@ def labelled_images(
 ) -> None:
     """Draw a grid of images with a caption under each, marked right or wrong if `correct` is given.
 
-    `images` is a uint8 array (N, H, W, 3) of RGB values, N up to 40; `captions` and `correct` have N items. A caption
+    `images` is a uint8 array (N, H, W, 3) of RGB or (N, H, W, 1) of grey values, N up to 40; `captions` and `correct` have N items. A caption
     wider than its image is broken into lines. Without images the picture says "none".
     """
     number = len(images)
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = np.repeat(images, 3, axis=3)
     _require(number <= MAX_IMAGES, f"{number} images, not 0 to {MAX_IMAGES}")
     fits = images.ndim == 4 and images.shape[3] == 3 and images.dtype == np.uint8
     _require(fits, f"images are {images.dtype} {images.shape}, not uint8 (N, H, W, 3)")
     sides = images.shape[1:3]
     _require(min(sides) >= 1 and max(sides) <= MAX_IMAGE_SIDE, f"images of {sides} pixels")
     _require(len(captions) == number, f"{len(captions)} captions for {number} images")
-    _require(correct is None or len(correct) == number, "`correct` has not one item for each image")
+    _require(correct is None or len(correct) == number, "`correct` must have one item for each image")
     if number == 0:
         page = canvas.new_page(4.0, canvas.HEAD + 0.4, title)
         canvas.write(page, MARGIN, 0.4, "none", INK, 9.0)

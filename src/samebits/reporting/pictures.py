@@ -23,10 +23,11 @@ def draw_charts(
     with atomic.replacing(folder / "training_curves.png") as path:
         figures.training_curves(history, path, title)
     with atomic.replacing(folder / "confusion_matrix.png") as path:
-        counts = summary.confusion_counts(table.labels, table.predicted, len(names))
+        counts = summary.confusion_counts(table.labels, table.predicted, len(names))  # rows: true classes
         figures.confusion_matrix(counts, names, path, title)
     with atomic.replacing(folder / "per_class_accuracy.png") as path:
-        accuracies = [metrics["per_class"][name]["accuracy"] for name in names]
+        shares = (metrics["per_class"][name]["accuracy"] for name in names)
+        accuracies = [share if number else np.nan for share, number in zip(shares, counts.sum(axis=1), strict=True)]
         figures.per_class_accuracy(accuracies, metrics["accuracy"], names, path, title)
     with atomic.replacing(folder / "reliability_diagram.png") as path:
         bins = calibration.confidence, calibration.accuracy, calibration.count

@@ -33,6 +33,7 @@ def parse(text: str, what: str) -> Address:
     """Return the address HOST:PORT. Raises UserError, which names it as `what`, if it is none."""
     try:
         host, port = parse_rendezvous_endpoint(text, default_port=0)
+        host.encode("idna")  # as sockets do: they raise no OSError for a name such as a..b
     except ValueError:
         port = 0
     if port < 1:

@@ -74,7 +74,9 @@ def _writes(dvc: psutil.Process, before: Signature) -> Iterator[tuple[bytes, boo
     """
     last, since, is_last = before, 0.0, False
     while not is_last:
-        is_last = not dvc.is_running() or dvc.status() == psutil.STATUS_ZOMBIE
+        is_last = True
+        with suppress(psutil.NoSuchProcess):  # it may end between the two questions
+            is_last = not dvc.is_running() or dvc.status() == psutil.STATUS_ZOMBIE
         if (now := signature(_LOCK)) != last:
             last, since = now, time.monotonic()
         is_written = now not in (None, before)

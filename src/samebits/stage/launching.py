@@ -71,8 +71,8 @@ def ended_by_signals() -> Iterator[None]:
 def _failure(failures: "list[ProcessFailure]", number: int, logs: Path, shown: int) -> Failure:
     """Return which workers were killed or did not answer. Exit with 1, saying why, if one has failed by itself."""
     ended = {failure.local_rank: failure.exitcode for failure in failures}
-    if failed := [place for place, code in ended.items() if code > 0 and code != os.EX_TEMPFAIL]:
-        if min(failed) >= shown:  # else it has said it
+    if failed := sorted(place for place, code in ended.items() if code > 0 and code != os.EX_TEMPFAIL):
+        if failed[0] >= shown:  # else it has said it
             lines = next(logs.rglob(f"{failed[0]}/stderr.log")).read_text(errors="replace").splitlines(keepends=True)
             is_mistake = lines and lines[-1].startswith("error: ")  # gloo may have complained before it
             if not lines:
@@ -81,7 +81,7 @@ def _failure(failures: "list[ProcessFailure]", number: int, logs: Path, shown: i
                     "full? Make room there, or set TMPDIR to another folder; `dvc repro` goes on from the last resume point"
                 )
             sys.stderr.writelines(lines[-1:] if is_mistake else lines)
-        sys.exit(ended[min(failed)])
+        sys.exit(ended[failed[0]])
     lost = [str(failure.message) for failure in failures if failure.exitcode == os.EX_TEMPFAIL]
     told = lost[0] if lost else "SIGTERM"
     # The agent ends the others by SIGTERM when one has ended, and one that does not react by SIGKILL.

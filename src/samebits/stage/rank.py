@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 WORKER = "worker"  # the first argument of those that the launcher starts; the second says where they meet
-JOIN = "join"  # the first argument of the launcher of a further machine; the second is the address of the first machine
+# The first argument of the launcher of a further machine; the next are the first machine's address and the seconds to wait for it.
+JOIN = "join"
 LAUNCHER = "SAMEBITS_LAUNCHER"  # the process number of the launcher
 PREPARED = "SAMEBITS_PREPARED"  # the signatures of the prepared data that the launcher has compared with those of other machines
 COPIES = "SAMEBITS_COPIES"  # the variable by which the launcher names the folder of `prepared.shared_copies`
@@ -23,6 +24,11 @@ def is_worker() -> bool:
 def is_first() -> bool:
     """Tell whether this process reports and writes: the first of the workers, or the only process."""
     return not is_worker() or os.environ["RANK"] == "0"
+
+
+def launcher() -> int:
+    """Return the process number of the launcher, or of this process if it is the only one."""
+    return int(os.environ[LAUNCHER]) if is_worker() else os.getpid()
 
 
 def meeting_place() -> str:

@@ -82,7 +82,8 @@ def misrecorded(inputs: Inputs, recorded: dvc_lock.Stage, outputs: Mapping[str, 
         expected = inputs.recordable_md5(path)
         if expected in (None, md5) or not any(covers(path, name) for name in used):
             continue
-        # What was recorded differs in layout, or in files that the stage does not use, if that is so of what is there now.
+        # The hashes may differ by layout alone, or by files that the stage does not use. So this counts only if a file in
+        # use has changed, or if what lies there now is not what was recorded.
         if any(covers(path, name) for name in changed) or inputs.recordable_md5_now(path) != md5:
             wrong.append(Change(path, (expected or "")[:DIGITS], md5[:DIGITS]))
     return wrong

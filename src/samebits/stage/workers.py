@@ -125,6 +125,7 @@ def _lead(inputs: Inputs, script: str, number: int) -> None:
     from torch.distributed import HashStore, Store
 
     from samebits.stage import addresses, machines, scratch
+    from samebits.training import resume
 
     address, terms = None, {}
     store: Store = HashStore()
@@ -135,8 +136,11 @@ def _lead(inputs: Inputs, script: str, number: int) -> None:
         store, interface = addresses.listen(address)
         print(f"note: other machines can help: `samebits join {address}`", file=sys.stderr)
 
+    before_start = resume.points_of(scratch())
+
     def points() -> list[Path]:
-        return sorted(scratch().glob("*/*.point"))
+        """Return the resume points that this training has saved since it started."""
+        return [path for path in resume.points_of(scratch(), os.getpid()) if path not in before_start]
 
     num_shards = inputs.settings.chosen.train.num_shards
     first = machines.First(store, address, terms, number, num_shards, points)

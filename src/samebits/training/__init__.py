@@ -1,1 +1,1 @@
-"""From prepared images to trained weights. Knows nothing of files, DVC or tracking: it takes a callback."""
+"""From prepared images to trained weights. The loop knows nothing of files, DVC or tracking: it takes callbacks."""

@@ -9,7 +9,7 @@ _Key = tuple[object, ...]
 
 
 class _Pass(nn.Module):
-    """PyTorch gives the module that it captures a new `forward`: this one's, and not the network's."""
+    """Keeps the network's own `forward`: PyTorch replaces that of the module that it captures."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

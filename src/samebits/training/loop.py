@@ -15,7 +15,7 @@ from samebits import models, params
 from samebits.data.prepared import Split
 from samebits.errors import UserError
 from samebits.evaluation.inference import loss_and_accuracy
-from samebits.generators import generator
+from samebits.generators import derived_seed, generator, global_generator
 from samebits.read_ahead import ReadAhead
 from samebits.training import augmentation, graphs, parallel
 from samebits.training.epochs import Epochs, Pruning
@@ -53,35 +53,37 @@ def train(
     a state from `on_pause`, the training continues from there with the same bits. Raises UserError if the loss is no longer a
     finite number.
     """
-    training = _Training(network, data, settings, seed, team)
-    if resume_from is not None:
-        training.restore(resume_from)
-    else:
-        models.initialize_from(network, data.images)
-    started, images_before = time.perf_counter(), training.num_images
-    network.train()
-    with tqdm(
-        total=training.epochs.images_until(settings.num_epochs),
-        initial=images_before,
-        unit=" images",
-        unit_scale=True,
-        disable=None,
-    ) as bar:
-        for losses in training.windows(bar, on_pause):
-            _require_finite(losses, training.step - len(losses), settings)
-            is_end_of_epoch = training.num_images == training.epochs.images_until(training.epoch)
-            measured = (
-                loss_and_accuracy(network, validation, precision=settings.precision, num_workers=team.size)
-                if is_end_of_epoch and len(validation)
-                else ()
-            )
-            # Nine digits, as the history holds them: whoever reads a number anywhere reads the same one.
-            numbers = (float(f"{number:.9g}") for number in (math.fsum(losses) / len(losses), *measured))
-            report = Report(training.step, training.epoch, *numbers)
-            training.history.append(report)
-            bar.set_postfix(loss=f"{report.train_loss:.3f}", refresh=False)
-            on_report(report, (training.num_images - images_before) / (time.perf_counter() - started))
-    return training.history
+    # The network draws from the global generator, which is put back afterwards.
+    with torch.random.fork_rng(devices=[data.labels.device] if data.labels.device.type == "cuda" else []):
+        training = _Training(network, data, settings, seed, team)
+        if resume_from is not None:
+            training.restore(resume_from)
+        else:
+            models.initialize_from(network, data.images)
+        started, images_before = time.perf_counter(), training.num_images
+        network.train()
+        with tqdm(
+            total=training.epochs.images_until(settings.num_epochs),
+            initial=images_before,
+            unit=" images",
+            unit_scale=True,
+            disable=None,
+        ) as bar:
+            for losses in training.windows(bar, on_pause):
+                _require_finite(losses, training.step - len(losses), settings)
+                is_end_of_epoch = training.num_images == training.epochs.images_until(training.epoch)
+                measured = (
+                    loss_and_accuracy(network, validation, precision=settings.precision, num_workers=team.size)
+                    if is_end_of_epoch and len(validation)
+                    else ()
+                )
+                # Nine digits, as the history holds them: whoever reads a number anywhere reads the same one.
+                numbers = (float(f"{number:.9g}") for number in (math.fsum(losses) / len(losses), *measured))
+                report = Report(training.step, training.epoch, *numbers)
+                training.history.append(report)
+                bar.set_postfix(loss=f"{report.train_loss:.3f}", refresh=False)
+                on_report(report, (training.num_images - images_before) / (time.perf_counter() - started))
+        return training.history
 
 
 class _Training:
@@ -107,6 +109,7 @@ class _Training:
         if settings.num_shards > 1:
             self._shards = parallel.Shards(network, settings.num_shards, team, seed, self._mean_loss)
         self._read_ahead = ReadAhead(data.images)
+        self._draws = global_generator(data.labels.device).manual_seed(derived_seed(seed, "draws of the network"))
         self._order = generator(seed, "order")
         self._order_of_epoch = self._order.get_state()  # as it was before the epoch's order was drawn
         self._running: list[torch.Tensor] = []  # losses of the mini-batches since the last report
@@ -122,7 +125,10 @@ class _Training:
             "step": self.step,
             "epoch": self.epoch,
             "num_images": self.num_images,
-            "generators": {"order": self._order.get_state() if is_between_epochs else self._order_of_epoch},
+            "generators": {
+                "order": self._order.get_state() if is_between_epochs else self._order_of_epoch,
+                "draws": self._draws.get_state(),
+            },
             "running": torch.stack(self._running).cpu() if self._running else torch.empty(0),
             "history": [asdict(report) for report in self.history],
             "network": self._network.state_dict(),
@@ -134,6 +140,7 @@ class _Training:
         """Restore what `state` returned."""
         self.step, self.epoch, self.num_images = state["step"], state["epoch"], state["num_images"]
         self._order.set_state(state["generators"]["order"])
+        self._draws.set_state(state["generators"]["draws"])
         self._running = list(state["running"].to(self._data.labels.device).unbind())
         self.history = [Report(**row) for row in state["history"]]
         self._network.load_state_dict(state["network"])
@@ -225,13 +232,21 @@ class _Training:
         try:
             logits: torch.Tensor = self._forward(batch)
             return logits
-        except RuntimeError:
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            if len(batch) == 1 and "more than 1 value per channel" in reason:
+                raise UserError(
+                    "BatchNorm cannot normalize one image alone, which the last mini-batch of an epoch or one of its shards "
+                    "holds: choose another batch_size or num_shards for this recipe in params.yaml"
+                ) from None
             if batch.shape[1:] == self._data.images.shape[1:]:
                 raise
             height, width = batch.shape[2:]
             raise UserError(
                 f"the network of this recipe cannot take images of {height}x{width} pixels, which train.augmentation in "
-                "params.yaml resizes them to: choose another side"
+                f"params.yaml resizes them to ({reason}): choose another side"
             ) from None
 
 
@@ -240,5 +255,5 @@ def _require_finite(losses: list[float], step: int, settings: params.Train) -> N
         if not math.isfinite(loss):
             raise UserError(
                 f"training stopped: the loss is {loss} at step {step + offset} with learning_rate "
-                f"{settings.optimizer.settings['learning_rate']}; lower train.optimizer.learning_rate of this recipe in params.yaml"
+                f"{getattr(settings.optimizer, 'learning_rate', 'of its own')}; lower train.optimizer.learning_rate of this recipe in params.yaml"
             )

@@ -55,6 +55,7 @@ class Optimization:
         self._optimizers: list[Optimizer] = build(network, train.batch_size, **train.optimizer.settings)
         groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
         self._parameters = [parameter for group in groups for parameter in group["params"]]
+        self._steps_until, self._num_epochs = steps_until, train.num_epochs
         self._schedulers: list[LambdaLR] = []
         if train.schedule or any("num_epochs" in group for group in groups):
             self._schedulers = [self._scheduler(train, each, steps_until) for each in self._optimizers]
@@ -86,14 +87,15 @@ class Optimization:
             parameter.grad = None
         for scheduler in self._schedulers:
             scheduler.step()
-        self._spare_gradients()
+        self._freeze_finished()
 
-    def _spare_gradients(self) -> None:
-        """Compute no gradients of parameters whose learning rate has come down to 0."""
+    def _freeze_finished(self) -> None:
+        """Compute no more gradients of the groups whose epochs are over."""
         for scheduler in self._schedulers:
             for group in scheduler.optimizer.param_groups:
-                for parameter in group["params"]:
-                    parameter.requires_grad = group["lr"] > 0
+                if scheduler.last_epoch >= self._steps_until(group.get("num_epochs", self._num_epochs)):
+                    for parameter in group["params"]:
+                        parameter.requires_grad = False
 
     def state_dict(self) -> dict[str, list[dict[str, Any]]]:
         """Return all that `load_state_dict` needs."""
@@ -108,4 +110,4 @@ class Optimization:
             optimizer.load_state_dict(values)
         for scheduler, values in zip(self._schedulers, state["schedulers"], strict=True):
             scheduler.load_state_dict(values)
-        self._spare_gradients()
+        self._freeze_finished()

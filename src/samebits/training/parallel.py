@@ -21,7 +21,7 @@ from torch import nn
 
 from samebits import atomic
 from samebits.errors import UserError
-from samebits.generators import derived_seed
+from samebits.generators import derived_seed, global_generator
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Store
@@ -171,12 +171,13 @@ class Shards:
         buffers = list(self._network.buffers())
         before = [each.clone() for each in buffers]
         sizes = [each.numel() for each in (*parameters, *buffers)] + [1]
+        draws = global_generator(indices.device)
 
         def leaf(shard: int) -> torch.Tensor:
             share = len(shards[shard]) / len(indices)
             if share == 0:
                 return torch.zeros(sum(sizes), device=indices.device)
-            torch.default_generator.manual_seed(derived_seed(self._seed, f"shard {shard} of step {step}"))
+            draws.manual_seed(derived_seed(self._seed, f"shard {shard} of step {step}"))
             loss = self._mean_loss(shards[shard]) * share
             gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
             changes = []
@@ -192,7 +193,7 @@ class Shards:
             half = number // 2
             return branch(first, half).add_(branch(first + half, half))
 
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[indices.device] if indices.device.type == "cuda" else []):
             own = branch(self._team.rank * self._num_own, self._num_own)
         *sums, loss_sum = self._team.sum(own).split(sizes)
         for parameter, gradient in zip(parameters, sums, strict=False):

@@ -7,7 +7,6 @@ match or not at all. A file is the SHA-256 of its content and the content: a dam
 import hashlib
 import io
 import json
-import os
 import shutil
 import sys
 import time
@@ -34,10 +33,14 @@ def key_of(what_decides_bits: Mapping[str, Any]) -> str:
 
 
 class ResumePoints:
-    """The resume points of one training, below the folder `scratch`; enter `held` before anything else."""
+    """The resume points of one training, below the folder `scratch`; enter `held` before anything else.
 
-    def __init__(self, scratch: Path, key: str, every_seconds: float) -> None:
+    `holder` is the process that others are told of while they wait for this training.
+    """
+
+    def __init__(self, scratch: Path, key: str, every_seconds: float, holder: int) -> None:
         self._scratch = scratch
+        self._process = holder
         self._folder = scratch / key
         self._holder = self._folder / "holder"
         self._every_seconds = every_seconds
@@ -60,7 +63,7 @@ class ResumePoints:
             return
         with turn:
             with suppress(OSError):  # a full disk must not keep a training from starting
-                self._holder.write_text(str(os.getpid()))
+                self._holder.write_text(str(self._process))
             for leftover in self._folder.glob(".*.point.*"):
                 shutil.rmtree(leftover, ignore_errors=True)
             for folder in self._others()[NUM_TRAININGS:]:
@@ -98,7 +101,7 @@ class ResumePoints:
             _say(f"the resume point {path} is damaged; going on from the one before")
         if others := [folder for folder in self._others() if any(folder.glob("*.point"))]:
             _say(
-                f"{len(others)} interrupted training(s) of other code, parameters, data or machine left resume points in "
+                f"{len(others)} other training(s), of other code, parameters, data or machine, have resume points in "
                 f"{self._scratch}; this one starts fresh"
             )
         return None
@@ -135,8 +138,21 @@ class ResumePoints:
 
     def _others(self) -> list[Path]:
         """The folders of other trainings, the newest first."""
-        folders = [folder for folder in self._scratch.glob("*/") if folder.name != self._folder.name]
-        return sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True)
+        found = []
+        for folder in self._scratch.glob("*/"):
+            with suppress(FileNotFoundError):  # another process has just removed it
+                found.append((folder.stat().st_mtime, folder))
+        return [folder for _, folder in sorted(found, reverse=True) if folder.name != self._folder.name]
+
+
+def points_of(scratch: Path, holder: int | None = None) -> list[Path]:
+    """Return the resume points of the training that the process `holder` is at, or of all trainings."""
+    found: list[Path] = []
+    for note in scratch.glob("*/holder"):
+        with suppress(OSError):  # another process may remove the folder
+            if holder is None or note.read_text() == str(holder):
+                found += sorted(note.parent.glob("*.point"))
+    return found
 
 
 def forget(scratch: Path, checkpoint_md5: str) -> None:
