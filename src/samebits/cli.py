@@ -123,7 +123,9 @@ def share(remote: str | None) -> int:
 
 
 @samebits.command()
-@argument("revisions", metavar="[REV]...", nargs=-1, help="Commits, branches, tags, experiments (default: the workspace).")
+@argument(
+    "revisions", metavar="[REV]...", nargs=-1, help="Commits, branches, tags, experiments (default: the workspace)."
+)
 @option("--all", "everything", is_flag=True, help="Every commit and experiment.")
 def track(revisions: tuple[str, ...], everything: bool) -> int:
     """Make sure that MLflow holds the run of each result."""
