@@ -20,7 +20,7 @@ from samebits.search.runner import Project
 from samebits.search.search_file import SearchFile
 from samebits.search.trials import Trial
 from tests import remotes, servers
-from tests.conftest import Repository, built_once, require_program
+from tests.conftest import PROJECT, Repository, built_once, require_program
 from tests.test_folder import draw, fill, use_folder
 
 RATE, SCHEDULE = "recipes.lab.train.optimizer.learning_rate", "recipes.lab.train.schedule"
@@ -173,6 +173,11 @@ def test_own_images_are_searched_and_others_are_another_search(
     elsewhere = Project(fresh.root, "HEAD").images(settings)
     draw(tmp_path / "images/train/ant/new.png", 99)
     assert Project(fresh.root, "HEAD").images(settings) != elsewhere
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "searches").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_searches_of_the_project_fit_its_parameters(path: Path) -> None:
+    search_file.load(path).require(yaml.safe_load((PROJECT / "params.yaml").read_text()), path.name)
 
 
 def test_a_parameter_within_a_fixed_section_leaves_the_section_as_the_file_has_it(searchable_template: Path) -> None:
