@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from samebits import runtime
+from samebits import pins, runtime
 from samebits.errors import UserError
 from tests.conftest import PROJECT
 
@@ -63,7 +63,7 @@ def test_the_account_names_what_decides_bits(usual: str) -> None:
     account = json.loads(usual)
     assert account["device"] == "cpu" and account["num_threads"] == 1
     assert account["python"] == platform.python_version()
-    assert account["libraries"] == {pin.name: version(pin.name) for pin in runtime.pins(PROJECT / "compute.lock")}
+    assert account["libraries"] == {pin.name: version(pin.name) for pin in pins.read(PROJECT / "compute.lock")}
     assert {"torch", "numpy"} <= account["libraries"].keys()
     assert account["aten_capability"]
     assert account["onednn_isa"] not in ("", "unknown")
@@ -123,15 +123,15 @@ def lock(folder: Path, text: str) -> Path:
 
 
 def test_the_installed_libraries_are_the_pinned_ones(tmp_path: Path) -> None:
-    runtime.check_pins(PROJECT / "compute.lock")
+    pins.require(PROJECT / "compute.lock")
     numpy, pillow = version("numpy"), version("pillow")
     text = f"# what decides numbers\n\nnumpy=={numpy}\n   \n  Pillow=={pillow}  # pictures\n#numpy==0.1"
-    runtime.check_pins(lock(tmp_path, text))
-    assert [str(pin) for pin in runtime.pins(tmp_path / "compute.lock")] == [f"numpy=={numpy}", f"Pillow=={pillow}"]
+    pins.require(lock(tmp_path, text))
+    assert [str(pin) for pin in pins.read(tmp_path / "compute.lock")] == [f"numpy=={numpy}", f"Pillow=={pillow}"]
 
 
 def test_a_build_of_the_pinned_version_is_that_version(tmp_path: Path) -> None:
-    runtime.check_pins(lock(tmp_path, f"torch=={version('torch').partition('+')[0]}\n"))  # such as 2.13.0+cpu
+    pins.require(lock(tmp_path, f"torch=={version('torch').partition('+')[0]}\n"))  # such as 2.13.0+cpu
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_library_of_another_version_is_named(text: str, words: list[str], tmp_
     versions = {name: version(name) for name in ("numpy", "torch")}
     path = lock(tmp_path, text.format(**versions))
     with pytest.raises(UserError) as caught:
-        runtime.check_pins(path)
+        pins.require(path)
     line = str(caught.value)
     assert line.isprintable()
     for word in words:
@@ -157,7 +157,7 @@ def test_a_library_of_another_version_is_named(text: str, words: list[str], tmp_
 
 def test_a_missing_lock_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^compute\.lock is not there: .*$"):
-        runtime.check_pins(tmp_path / "compute.lock")
+        pins.require(tmp_path / "compute.lock")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What computes: device, threads, determinism, memory, pinned libraries, and the kind of machine that they form."""
+"""What computes: device, threads, determinism, memory, and the kind of machine that they form with the pinned libraries."""
 
 import ctypes
 import os
@@ -6,15 +6,14 @@ import platform
 import sys
 import tempfile
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from packaging.requirements import InvalidRequirement, Requirement
 from torch.utils import deterministic
 
-from samebits import paths, portability
+from samebits import paths, pins, portability
 from samebits.errors import UserError
 
 LOCK = Path(paths.PINS)  # in the working folder
@@ -95,30 +94,6 @@ def keep_memory() -> None:
         mallopt(_M_TOP_PAD, 2**28)
 
 
-def check_pins(lock: Path = LOCK) -> None:
-    """Raise UserError if a library is not installed in the version that `lock` pins."""
-    for pin in pins(lock):
-        try:
-            installed = version(pin.name)
-        except PackageNotFoundError:
-            installed = None
-        if installed is None or not pin.specifier.contains(installed, prereleases=True):
-            what = f"{pin.name} is {installed or 'not installed'}, but {lock.name} says {pin}"
-            raise UserError(f"{what}: run `pip install -e .` again")
-
-
-def pins(lock: Path) -> list[Requirement]:
-    """Read a lock file, one `name==version` a line. Raises UserError if it is missing or says anything else."""
-    try:
-        lines = [line.partition("#")[0].strip() for line in lock.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        raise UserError(f"{lock.name} is not there: restore it with `git checkout {lock.name}`") from None
-    try:
-        return [Requirement(line) for line in lines if line]
-    except InvalidRequirement as error:
-        raise UserError(f"{lock.name} must say name==version on each line: {str(error).splitlines()[0]}") from None
-
-
 def environment(device: torch.device, num_threads: int, is_portable: bool = False) -> dict[str, Any]:
     """Describe the kind of machine: exactly what decides bits besides code, parameters and data.
 
@@ -129,14 +104,14 @@ def environment(device: torch.device, num_threads: int, is_portable: bool = Fals
             "device": device.type,
             "num_threads": num_threads,
             "processor": "portable",
-            "libraries": {pin.name: version(pin.name).partition("+")[0] for pin in pins(LOCK)},
+            "libraries": {pin.name: version(pin.name).partition("+")[0] for pin in pins.read(LOCK)},
             "math_settings": portability.SETTINGS,
         }
     description: dict[str, Any] = {
         "device": device.type,
         "num_threads": num_threads,
         "python": platform.python_version(),
-        "libraries": {pin.name: version(pin.name) for pin in pins(LOCK)},
+        "libraries": {pin.name: version(pin.name) for pin in pins.read(LOCK)},
         "torch_build": torch.version.git_version,
         "platform": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),

@@ -1,9 +1,10 @@
 """The libraries that are installed, compared with those that the lock files pin."""
 
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
+from samebits import pins
 from samebits.errors import listed
 from samebits.health.check_result import CheckResult, note, ok, wrong
 from samebits.paths import PINS
@@ -14,25 +15,17 @@ OTHER_PINS = "requirements.lock"
 
 def check_pins(root: Path, lock: str) -> Iterator[CheckResult]:
     """Check the libraries of a lock file. A missing one is wrong, another version only if it decides numbers."""
-    from samebits import runtime
-
-    pins = runtime.pins(root / lock)
-    differing, missing = [], []
-    for pin in pins:
-        try:
-            installed = version(pin.name)
-        except PackageNotFoundError:
-            missing.append(f"{pin.name} is not installed")
-            continue
-        if not pin.specifier.contains(installed, prereleases=True):
-            differing.append(f"{pin.name} is {installed}, not {str(pin.specifier).removeprefix('==')}")
-    named = missing + differing
+    wanted = pins.read(root / lock)
+    found = pins.differing(wanted)
+    missing = [f"{pin.name} is not installed" for pin, has in found if has is None]
+    others = [f"{pin.name} is {has}, not {str(pin.specifier).removeprefix('==')}" for pin, has in found if has]
+    named = missing + others
     if not named:
-        yield ok(f"the {len(pins)} libraries of {lock} are installed as pinned")
+        yield ok(f"the {len(wanted)} libraries of {lock} are installed as pinned")
     elif lock == PINS:
         yield wrong(f"{lock}, which decides numbers: {', '.join(named)}", INSTALL)
     else:
-        what = f"{lock}, which decides no number: {len(named)} of {len(pins)} libraries differ: {listed(named)}"
+        what = f"{lock}, which decides no number: {len(named)} of {len(wanted)} libraries differ: {listed(named)}"
         yield (wrong if missing else note)(what, INSTALL)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import samebits
-from samebits import portability, processes
+from samebits import pins, portability, processes
 from samebits.errors import UserError, as_one_line
-from samebits.paths import SCRATCH
+from samebits.paths import PINS, SCRATCH
 from samebits.stage import changes, confirmation, rank, records
 from samebits.stage.inputs import Inputs
 
@@ -31,6 +31,7 @@ def begin(script: str) -> Inputs:
                 "unset PYTHONPATH, or uninstall the other copy of samebits"
             )
         inputs = Inputs(script)
+        pins.require(Path(PINS))
         recipe = inputs.settings.chosen
         if recipe.determinism == "portable" and hasattr(recipe, inputs.stage):  # prepare is exact on every processor
             portability.hold()
@@ -39,10 +40,7 @@ def begin(script: str) -> Inputs:
 
 def run(main: Callable[[Inputs], None], inputs: Inputs) -> None:
     """Run `main` and end this process, with exit code 0 only if what the stage runs on is as it was at its start."""
-    from samebits import runtime
-
     with rank.mistakes_after_the_first(), as_one_line():
-        runtime.check_pins()
         records.require_stages_before(inputs)
         main(inputs)
         outputs = confirmation.hash_outputs(inputs)
