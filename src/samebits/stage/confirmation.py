@@ -50,9 +50,11 @@ def leave_behind(inputs: Inputs, outputs: Mapping[str, str]) -> None:
         if is_wrong:
             _remove_experiment(inputs, outputs)
     except BaseException as error:
-        _say(
-            f"warning: the record of {inputs.stage} in {LOCK} could not be confirmed ({error!r}): run `samebits check`"
-        )
+        with suppress(FileNotFoundError):  # the repository itself has been removed: nothing is left to confirm
+            os.getcwd()
+            _say(
+                f"warning: the record of {inputs.stage} in {LOCK} could not be confirmed ({error!r}): run `samebits check`"
+            )
     finally:
         os._exit(0)
 
