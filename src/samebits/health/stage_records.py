@@ -17,8 +17,7 @@ def check_outputs(root: Path, cache: Cache, has_remote: bool) -> Iterator[CheckR
     in_git = git.files(root, "HEAD") | set(git.present(root, str(Path(METRICS).parent)))
     outputs = [output for output in dvc_lock.of_workspace(root).outputs if output.path not in in_git]
     absent = [output for output in outputs if not cache.holds(output.md5)]
-    # Of a folder we only know that it exists: the list of its files is missing.
-    here = [each for each in absent if (root / each.path).is_dir() or md5_if_readable(root / each.path) == each.md5]
+    here = [output for output in absent if md5_if_readable(root / output.path) == output.md5]
     if here:
         what = f"in the workspace and not in DVC's cache: {listed([output.path for output in here])}"
         yield note(what, "`dvc commit` puts them there")
