@@ -4,17 +4,14 @@ import fcntl
 import json
 import re
 import textwrap
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import psutil
 
-from samebits.errors import UserError
 from samebits.health.check_result import CheckResult, note, ok, shown, wrong
 from samebits.processes import is_alive
-from samebits.repository import dvc_lock
 
 _AT_WORK = "DVC is at work here"
 
@@ -89,33 +86,19 @@ def _path_locks(root: Path) -> Iterator[CheckResult]:
     except (ValueError, Invalid):
         yield wrong(f"{name} is not what DVC writes, so DVC refuses to run", f"remove {name}")
         return
-    writes = [(entry, Path(each), True) for each, entry in locked["write"].items()]
-    reads = [(entry, Path(each), False) for each, entries in locked["read"].items() for entry in entries]
-    locks: defaultdict[tuple[int, str], list[tuple[Path, bool]]] = defaultdict(list)  # what each process has locked
-    for entry, each, is_write in writes + reads:
-        locks[entry["pid"], entry["cmd"]].append((each, is_write))
-    living = {process for process in locks if is_alive(process[0], written)}
+    entries = [*locked["write"].values(), *chain.from_iterable(locked["read"].values())]
+    processes = {(entry["pid"], entry["cmd"]) for entry in entries}
+    living = {process for process in processes if is_alive(process[0], written)}
     for process in sorted(living):
         yield note(f"{_AT_WORK}: {name} is held by {_named(*process)}")
     # DVC itself removes the locks of a number that no process has, but waits for a process that has got the number since.
-    outputs: list[Path] = []
-    with suppress(UserError):  # a damaged dvc.lock has a line of its own
-        outputs = [root / output.path for output in dvc_lock.of_workspace(root).outputs]
-    blocking = {
-        process
-        for process, paths in locks.items()
-        if any(is_write or _overlaps(path, outputs) for path, is_write in paths) and psutil.pid_exists(process[0])
-    } - living
+    blocking = {process for process in processes - living if psutil.pid_exists(process[0])}
     for process in sorted(blocking):
         remedy = f"remove {name}" + (" when nobody else is at work" if living else "")
         yield wrong(f"{name} is held by {_named(*process)}, which has exited", remedy)
-    if number := len(locks.keys() - living - blocking):
+    if number := len(processes - living - blocking):
         what = f"{name} names {number} killed process{'' if number == 1 else 'es'}"
         yield note(what, "DVC runs all the same, and removes what is in its way")
-
-
-def _overlaps(path: Path, others: Iterable[Path]) -> bool:
-    return any(path.is_relative_to(other) or other.is_relative_to(path) for other in others)
 
 
 def _named(pid: int, command: str) -> str:
