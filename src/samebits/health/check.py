@@ -32,8 +32,7 @@ def check(root: Path, repair: bool) -> int:
         git.require_repository(root)
     cache = Cache(caches.of(root).root.resolve())
     has_remote = bool(settings["core"].get("remote"))
-    are_hardlinks = bool(settings["core"].get("hardlink_lock"))
-    if repair and (what := stale_locks.at_work(root, are_hardlinks)):
+    if repair and (what := stale_locks.at_work(root)):
         raise UserError(f"{what}: repair when it has ended")
 
     checks = (
@@ -50,7 +49,7 @@ def check(root: Path, repair: bool) -> int:
         lost_experiments.check(root),
         tracking_database.check(root),
         _free_disk(root, cache.root),
-        stale_locks.check(root, are_hardlinks),
+        stale_locks.check(root),
     )
     said: set[CheckResult] = set()  # a damaged git or dvc.lock stops several of them with the same line
     for result in (result for each in checks for result in _guarded(each)):

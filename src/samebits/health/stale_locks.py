@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import re
 import textwrap
 from collections.abc import Iterator
 from itertools import chain
@@ -16,18 +15,15 @@ from samebits.processes import is_alive
 _AT_WORK = "DVC is at work here"
 
 
-def check(root: Path, are_hardlinks: bool) -> Iterator[CheckResult]:
-    """Look for locks that keep DVC from running: a note for each living process, wrong if there is none.
-
-    `are_hardlinks` is DVC's setting core.hardlink_lock: such a lock is held for as long as its file exists.
-    """
-    found = [*_repository_locks(root, are_hardlinks), *_path_locks(root)]
+def check(root: Path) -> Iterator[CheckResult]:
+    """Look for locks that keep DVC from running: a note for each living process, wrong if there is none."""
+    found = [*_repository_locks(root), *_path_locks(root)]
     yield from found or [ok("no lock of DVC's is held")]
 
 
-def at_work(root: Path, are_hardlinks: bool) -> str | None:
+def at_work(root: Path) -> str | None:
     """Say that a living process of DVC's works here, if one does."""
-    return next((found.what for found in check(root, are_hardlinks) if found.what.startswith(_AT_WORK)), None)
+    return next((found.what for found in check(root) if found.what.startswith(_AT_WORK)), None)
 
 
 def is_held(path: Path) -> bool:
@@ -50,22 +46,12 @@ def whoever_opened(path: Path) -> str | None:
     return None
 
 
-def _dvc_process(root: Path) -> str | None:
-    """Name a process of DVC's that works in `root` or below it."""
-    for process in psutil.process_iter(["cwd", "cmdline"]):
-        folder, command = process.info["cwd"], " ".join(process.info["cmdline"] or [])
-        if folder and Path(folder).is_relative_to(root.resolve()) and re.search(r"\bdvc\b", command):
-            return _named(process.pid, command)
-    return None
-
-
-def _repository_locks(root: Path, are_hardlinks: bool) -> Iterator[CheckResult]:
+def _repository_locks(root: Path) -> Iterator[CheckResult]:
     for path in (root / ".dvc/tmp/lock", root / ".dvc/tmp/rwlock.lock"):
-        name = shown(root, path)
-        if not (path.exists() if are_hardlinks else is_held(path)):
+        if not is_held(path):
             continue
-        # The file of a hard link does not name its holder.
-        if holder := _dvc_process(root) if are_hardlinks else whoever_opened(path):
+        name = shown(root, path)
+        if holder := whoever_opened(path):
             yield note(f"{_AT_WORK}: {name} is held by {holder}")
         else:
             remedy = f"remove {name}, unless DVC runs here on another machine or as another user"
