@@ -1,8 +1,6 @@
 """Experiments that DVC's queue has finished and git knows by no name: DVC loses one when two end at the same moment."""
 
-import json
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from samebits.health.check_result import CheckResult, note
@@ -11,14 +9,11 @@ from samebits.repository import git
 
 def check(root: Path) -> Iterator[CheckResult]:
     """Look for finished experiments without a name whose commit is still in git."""
-    recorded = set()
-    for path in (root / ".dvc/tmp/exps/run").glob("*/*.run"):
-        with suppress(OSError, ValueError, AttributeError):
-            recorded.add(json.loads(path.read_text(encoding="utf-8")).get("result_ref"))
-    if not recorded - {None, *git.references(root, "refs/exps")}:
+    if not (root / ".dvc/tmp/exps/celery").is_dir():  # there is no queue, and to make one takes a second
         return
-    finished = _finished(root)  # takes a second, in which others may finish
-    named, commits = git.references(root, "refs/exps"), git.commits_by_subject(root)
+    finished = _finished(root)
+    named = git.references(root, "refs/exps")  # after that, for others may finish meanwhile
+    commits = git.commits_by_subject(root) if finished.keys() - named.keys() else {}
     for ref, content in sorted(finished.items()):
         if ref not in named and (commit := commits.get(f"dvc: commit experiment {content}")):
             name = ref.rpartition("/")[2]
