@@ -14,7 +14,6 @@ import numpy as np
 from samebits.errors import UserError, printable
 from samebits.prediction import onnx_export
 from samebits.prediction.trained import Trained
-from samebits.repository import git
 from samebits.tracking import Store, open_store, store_errors, tracking_uri, without_password
 
 if TYPE_CHECKING:
@@ -35,23 +34,16 @@ def register(folder: Path, trained: Trained, name: str) -> None:
     """
     if not name.strip() or not name.isprintable() or set(name) & set("/:'\"%\\"):
         raise UserError(f"{printable(name)!r} cannot be the name of a model: use letters, digits, spaces, - and _")
-    root = git.top_folder(folder) or folder
-    uri = tracking_uri(root)
-    is_new = False
-    with store_errors(root):
-        store = open_store(root)
-        number = _find_version(store, name, trained.md5)
-        if number is None:
-            run = _run(store, trained.md5, uri)
-            model, example = _checked(folder, trained)
-            with store.lock:  # two that register at once get one version
-                number = _find_version(store, name, trained.md5)
-                if number is None:
-                    number = _create_version(store, uri, name, trained, run, model, example)
-                    print(f"registered {name} version {number}, the result of run {run.info.run_id}")
-                    is_new = True
-    if not is_new:
-        print(f"{name} version {number} is this very checkpoint already")
+    uri = tracking_uri(folder)
+    with store_errors(folder):
+        store = open_store(folder)
+        with store.lock:  # two that register at once get one version
+            if number := _find_version(store, name, trained.md5):
+                print(f"{name} version {number} is this very checkpoint already")
+            else:
+                run = _run(store, trained.md5, uri)
+                number = _create_version(store, uri, name, trained, run, *_checked(folder, trained))
+                print(f"registered {name} version {number}, the result of run {run.info.run_id}")
     model_uri = shlex.quote(f"models:/{name}/{number}")
     print(
         f"serve it: MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow models serve -m {model_uri} --env-manager local -p 5001"

@@ -31,24 +31,22 @@ def load(folder: Path, name: str | None = None, file: Path | None = None) -> Tra
     A revision's comes from DVC's cache or its remote, and the workspace stays as it is. Raises UserError if there is none,
     or the network cannot be used: it is of another version of the code, too large, or its training diverged.
     """
+    if name is not None and name != results.WORKSPACE:
+        return of_result(results.find(git.require_repository(folder), name))
+    if file is None and not (folder / paths.PIPELINE).is_file():
+        raise UserError(f"{folder} is not in a clone of samebits: run this in one, or name a file by --checkpoint")
     if file is not None and not file.exists():
         raise UserError(f"--checkpoint {printable(str(file))}: there is no such file")
-    if file is not None or name in (None, results.WORKSPACE):
-        if file is None and not (folder / paths.PIPELINE).is_file():
-            raise UserError(f"{folder} is not in a clone of samebits: run this in one, or name a file by --checkpoint")
-        path = file or folder / paths.CHECKPOINT
-        return Trained(_usable(path), file_md5(path))
-    assert name is not None
-    return of_result(results.find(git.require_repository(folder), name))
+    return _usable(file or folder / paths.CHECKPOINT)
 
 
 def of_result(result: Result) -> Trained:
     """Read the checkpoint of a result. Raises UserError if it is nowhere to be found, or the network cannot be used."""
     with result.copied(paths.CHECKPOINT) as path:
-        return Trained(_usable(path), file_md5(path))
+        return _usable(path)
 
 
-def _usable(path: Path) -> Checkpoint:
+def _usable(path: Path) -> Trained:
     loaded = checkpoint.load(path)
     _channels, height, width = loaded.description.image_shape
     if height * width > MAX_PIXELS:
@@ -61,4 +59,4 @@ def _usable(path: Path) -> Checkpoint:
             f"the network's weights are not all finite numbers ({printable(broken[0])}): its training diverged. "
             "Train it again, with a lower learning rate for example"
         )
-    return loaded
+    return Trained(loaded, file_md5(path))
