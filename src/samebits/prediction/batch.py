@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from samebits.errors import UserError, printable
 from samebits.evaluation.metrics import summary
 from samebits.prediction import named_files
 from samebits.prediction.classification import Failure, Prediction, predict
-from samebits.prediction.formats import FORMATS, Layout, Ranked, ranking
+from samebits.prediction.formats import FORMATS, Item, Layout
 from samebits.prediction.trained import Trained
 from samebits.reporting import terminal
 
@@ -43,40 +42,36 @@ def predict_files(
     image, else 0. Raises UserError if there is no image at all.
     """
     class_names = trained.checkpoint.description.class_names
-    files = named_files.find_labelled(named, class_names) if are_labelled else named_files.find(named)
-    layout = Layout(min(top, len(class_names)), max(map(len, files.paths)), are_labelled)
-    pictured: list[Ranked] = []
+    files = named_files.find(named, class_names if are_labelled else None)
+    layout = Layout(class_names, min(top, len(class_names)), max(map(len, files.paths)), are_labelled)
+    pictured: list[tuple[Prediction, str | None]] = []
     probabilities: list[np.ndarray] = []  # of labelled images that could be read
     labels: list[int] = []
     num_failures = 0
 
-    def ranked_items() -> Iterator[Ranked]:
+    def items() -> Iterator[Item]:
         nonlocal num_failures
         # Lines on a terminal are progress enough.
         is_silent = form == "text" and are_labelled
         is_hidden = True if sys.stdout.isatty() and not is_silent else None
-        with tqdm(total=len(files.paths), unit=" images", disable=is_hidden) as bar:
-            items = predict(trained.checkpoint, files.paths, runtime.choose_device("auto"))
-            for item, label in zip(items, files.labels or repeat(None), strict=False):
-                true = None if label is None else class_names[label]
-                if isinstance(item, Failure):
-                    num_failures += 1
-                    tqdm.write(f"error: {printable(item.path)} {printable(item.reason)}", file=sys.stderr)
-                    ranked = Ranked(item, [], true)
-                else:
-                    ranked = Ranked(item, ranking(item, class_names, layout.top), true)
-                    if picture and len(pictured) < _MAX_PICTURED:
-                        pictured.append(ranked)
-                    if label is not None:
-                        probabilities.append(item.probabilities)
-                        labels.append(label)
-                yield ranked
-                bar.update()
+        predicted = predict(trained.checkpoint, files.paths, runtime.choose_device("auto"))
+        bar = tqdm(predicted, total=len(files.paths), unit=" images", disable=is_hidden)
+        for item, true in zip(bar, files.classes, strict=True):
+            if isinstance(item, Failure):
+                num_failures += 1
+                tqdm.write(f"error: {printable(item.path)} {printable(item.reason)}", file=sys.stderr)
+            else:
+                if picture and len(pictured) < _MAX_PICTURED:
+                    pictured.append((item, true))
+                if true is not None:
+                    probabilities.append(item.probabilities)
+                    labels.append(class_names.index(true))
+            yield item, true
 
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # type: ignore[union-attr]
     if are_labelled and form == "json":
         sys.stdout.write('{"images": ')
-    FORMATS[form](sys.stdout, ranked_items(), layout)
+    FORMATS[form](sys.stdout, items(), layout)
     if are_labelled:
         metrics = _metrics(np.array(probabilities), np.array(labels), class_names) if labels else None
         if form == "json":
@@ -85,7 +80,7 @@ def predict_files(
             print(_table(metrics, len(labels)), file=sys.stderr if form == "csv" else sys.stdout)
     sys.stdout.flush()
     if picture:
-        _draw(trained, pictured, len(files.paths) - num_failures, picture)
+        _draw(trained, layout, pictured, len(files.paths) - num_failures, picture)
     if num_failures:
         print(f"{num_failures:,} of {len(files.paths):,} files could not be read", file=sys.stderr)
     return 1 if num_failures or not files.are_complete else 0
@@ -103,22 +98,23 @@ def _table(metrics: dict[str, Any], num_images: int) -> str:
     return f"{num_images:,} images: {terminal.accuracy_table(metrics | {'per_class': named})}"
 
 
-def _draw(trained: Trained, pictured: list[Ranked], num_images: int, path: Path) -> None:
+def _draw(
+    trained: Trained, layout: Layout, pictured: list[tuple[Prediction, str | None]], num_images: int, path: Path
+) -> None:
     from samebits.reporting import canvas, figures  # imports matplotlib, which takes half a second
 
     first = "the first " if num_images > len(pictured) else ""
     _channels, height, width = trained.checkpoint.description.image_shape
     images = np.zeros((len(pictured), height, width, 3), dtype=np.uint8)
     captions, are_right = [], []
-    for index, ranked in enumerate(pictured):
-        assert isinstance(ranked.item, Prediction)
-        images[index] = ranked.item.pixels  # grey becomes equal red, green and blue
-        true = f" ({ranked.true})" if ranked.true else ""
-        lines = [os.path.basename(ranked.item.path) + true]
-        lines += [f"{name} {100 * share:.1f} %" for name, share in ranked.ranking]
+    for index, (item, true) in enumerate(pictured):
+        images[index] = item.pixels  # grey becomes equal red, green and blue
+        ranking = layout.ranking(item)
+        lines = [os.path.basename(item.path) + (f" ({true})" if true else "")]
+        lines += [f"{name} {100 * share:.1f} %" for name, share in ranking]
         captions.append("\n".join(printable(line) for line in lines))
-        if ranked.true:
-            are_right.append(ranked.ranking[0][0] == ranked.true)
+        if true:
+            are_right.append(ranking[0][0] == true)
     title = f"What the network says of {first}{len(pictured)} image{'s' if len(pictured) > 1 else ''}"
     with atomic.replacing(path) as temporary, canvas.system_fonts("".join(captions)):
         figures.labelled_images(images, captions, are_right or None, temporary, title)

@@ -13,67 +13,53 @@ from samebits.errors import UserError, listed, printable
 
 @dataclass(frozen=True)
 class NamedFiles:
-    """Paths of images, in order; their true class, if it is known; and whether each named folder holds an image."""
+    """Paths of images, in order; the true class of each, None if it is not known; and whether each named folder holds an image."""
 
     paths: list[str]
-    labels: list[int] | None
+    classes: list[str | None]
     are_complete: bool
 
 
-def find(named: Sequence[str]) -> NamedFiles:
+def find(named: Sequence[str], class_names: tuple[str, ...] | None) -> NamedFiles:
     """List each file in `named` and each image in its folders. `-` stands for the names on standard input.
 
-    What is no file but a pattern, such as `images/*.png`, stands for the files that match it.
+    What is no file but a pattern, such as `images/*.png`, stands for the files that match it. With `class_names`, `named`
+    are folders that hold one folder for each class: <folder>/<class>/*, as in a data set's test/. Raises UserError if a folder
+    in them is no class, if one of `named` is something else, or if there is no image at all.
     """
-    paths: list[str] = []
+    files: list[tuple[str, str | None]] = []
     others: Counter[str] = Counter()
     are_complete = True
-    for path in _expanded(named):
-        if not os.path.isdir(path):
-            paths.append(path)
+    for name in _expanded(named):
+        if class_names is None and not os.path.isdir(name):
+            files.append((name, None))
             continue
-        found, skipped = image_files.below(path)
-        paths += found
-        others += skipped
-        if not found:
+        num_before = len(files)
+        for folder, true in [(name, None)] if class_names is None else _class_folders(name, class_names):
+            images, skipped = image_files.below(folder)
+            files += [(image, true) for image in images]
+            others += skipped
+        if len(files) == num_before:
             are_complete = False
-            print(f"error: {printable(path)} holds no image", file=sys.stderr)
-    _require_some(paths, others)
-    return NamedFiles(paths, None, are_complete)
+            print(f"error: {printable(name)} holds no image", file=sys.stderr)
+    if others:
+        print(f"note: passed over {image_files.summary(others)}", file=sys.stderr)
+    if not files:
+        raise UserError("there is no image to predict")
+    return NamedFiles([path for path, _ in files], [true for _, true in files], are_complete)
 
 
-def find_labelled(named: Sequence[str], class_names: tuple[str, ...]) -> NamedFiles:
-    """List the images of folders that hold one folder for each class: <folder>/<class>/*, as in a data set's test/.
-
-    Raises UserError if a folder in them is no class of `class_names`, or if one of `named` is something else.
-    """
-    paths: list[str] = []
-    labels: list[int] = []
-    others: Counter[str] = Counter()
-    are_complete = True
-    for folder in named:
-        num_before = len(paths)
-        found = image_files.folders_in(folder) if os.path.isdir(folder) else []
-        if unknown := [name for name in found if name not in class_names]:
-            what = f"{listed([printable(each) for each in unknown])}, no class of the network"
-        elif not found:
-            what = "no folder of a class of the network"
-        else:
-            for name in found:
-                images, skipped = image_files.below(os.path.join(folder, name))
-                paths += images
-                labels += [class_names.index(name)] * len(images)
-                others += skipped
-            if len(paths) == num_before:
-                are_complete = False
-                print(f"error: {printable(folder)} holds no image", file=sys.stderr)
-            continue
-        known = listed([printable(name) for name in class_names], 10)
-        raise UserError(
-            f"--labelled {printable(folder)} holds {what} ({known}): name a folder that holds one folder for each class"
-        )
-    _require_some(paths, others)
-    return NamedFiles(paths, labels, are_complete)
+def _class_folders(folder: str, class_names: tuple[str, ...]) -> list[tuple[str, str | None]]:
+    """Return the folders in a folder, each with the class that it is called by. Raises UserError if one is called otherwise."""
+    found = image_files.folders_in(folder) if os.path.isdir(folder) else []
+    unknown = [printable(name) for name in found if name not in class_names]
+    if found and not unknown:
+        return [(os.path.join(folder, name), name) for name in found]
+    what = f"{listed(unknown)}, no class of the network" if unknown else "no folder of a class of the network"
+    known = listed([printable(name) for name in class_names], 10)
+    raise UserError(
+        f"--labelled {printable(folder)} holds {what} ({known}): name a folder that holds one folder for each class"
+    )
 
 
 def _expanded(named: Sequence[str]) -> Iterator[str]:
@@ -86,10 +72,3 @@ def _expanded(named: Sequence[str]) -> Iterator[str]:
             yield from sorted(glob.glob(path, recursive=True)) or [path]
         else:
             yield path
-
-
-def _require_some(paths: list[str], others: Counter[str]) -> None:
-    if others:
-        print(f"note: passed over {image_files.summary(others)}", file=sys.stderr)
-    if not paths:
-        raise UserError("there is no image to predict")
