@@ -12,10 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
 from benchmarks.measure import NUM_ROUNDS, Row, ratio, show_progress
-from benchmarks.stages import edit, run
+from benchmarks.stages import choose, run
 
 NUM_IMAGES = 1_310_000  # 8 GB
 LIMIT_BYTES = 2_000_000_000
@@ -58,9 +56,7 @@ def rows() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, limited_group() as group:
         clone = Path(folder, "clone")
         run(Path.cwd(), "git", "clone", "--quiet", ".", str(clone))
-        values = edit(clone, "linear", 1)
-        values["data"]["shapes"] |= {"num_train": NUM_IMAGES, "num_test": 1_000}
-        YAML().dump(values, clone / "params.yaml")
+        choose(clone, "linear", num_train=NUM_IMAGES, num_test=1_000)
         run(clone, sys.executable, "stages/prepare.py")
         checkpoints = set()
         for number in range(NUM_ROUNDS):

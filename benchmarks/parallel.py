@@ -35,19 +35,15 @@ def precision() -> str:
     return settings.train.precision
 
 
-def step(num_shards: int, num_threads: int, team: parallel.Team) -> Measure:
+def step(num_shards: int, num_threads: int, team: parallel.Team = parallel.ALONE) -> Measure:
     """A step of 2,000 images in so many shards: seconds."""
     update = {"precision": precision(), "num_shards": num_shards, "num_threads": num_threads}
     return epoch("speed", NUM_STEPS * settings.train.batch_size, is_start_left_out=True, team=team, **update)
 
 
-def alone(num_shards: int, num_threads: int) -> Measure:
-    return step(num_shards, num_threads, parallel.ALONE)
-
-
 def apart(_: parallel.Team) -> Measure:
     """A step of each process's own."""
-    return alone(NUM_SHARDS, 1)
+    return step(NUM_SHARDS, 1)
 
 
 def exchange(team: parallel.Team) -> Measure:
@@ -68,9 +64,9 @@ def exchange(team: parallel.Team) -> Measure:
 def rows() -> list[Row]:
     """Return the rows of shards and processes."""
     sides = {
-        "whole mini-batches": partial(alone, 1, 1),
-        "two threads": partial(alone, 1, 2),
-        "8 shards": partial(alone, NUM_SHARDS, 1),
+        "whole mini-batches": partial(step, 1, 1),
+        "two threads": partial(step, 1, 2),
+        "8 shards": partial(step, NUM_SHARDS, 1),
         "8 shards in two processes": partial(in_processes, 2, partial(step, NUM_SHARDS, 1)),
         "two processes apart": partial(in_processes, 2, apart),
         "exchange": partial(in_processes, 2, exchange),

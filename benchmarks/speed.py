@@ -1,6 +1,5 @@
 """The recipes for 94 % against plain PyTorch and against the machine's own matrix rate, on drawn images."""
 
-import os
 import statistics
 import time
 from functools import partial
@@ -12,14 +11,14 @@ import torch.nn.functional as F
 from benchmarks import drawn
 from benchmarks.measure import Measure, Row, in_turn, ratio
 from benchmarks.together import in_processes
-from samebits import models, params, runtime
+from samebits import models, params, processes, runtime
 from samebits.training import loop, parallel
 from samebits.training.epochs import Epochs
 
 NUM_IMAGES = 4_000  # in each epoch
 NUM_IMAGES_OF_CIFAR10 = 50_000
 YARDSTICK_FLOP = 0.29e15  # 8 epochs of this network at 32 x 32 pixels, forward and backward
-NUM_CORES = len(os.sched_getaffinity(0))
+NUM_CORES = processes.num_cores()
 
 
 def plain(dtype: torch.dtype) -> Measure:

@@ -1,5 +1,6 @@
 """Whole stages as processes, on drawn images in a temporary clone: what lies around the training."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,11 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from benchmarks import lab_script
 from benchmarks.measure import NUM_ROUNDS, Row, ratio, show_progress
 from samebits import params
+from samebits.repository import dvc_command
 
 NUM_REPRO_ROUNDS = 31  # of less than a second each, and a difference of a tenth of one is to be seen
 
@@ -29,11 +29,11 @@ def rows() -> list[Row]:
         clone, empty = Path(folder, "clone"), Path(folder, "empty")
         run(Path.cwd(), "git", "clone", "--quiet", ".", str(clone))
         shutil.copy("params.yaml", clone)
-        edit(clone, "lab", 1)
+        choose(clone, "lab")
         run(clone, "dvc", "repro", "--quiet")
         pair = [_speed_clone(clone, number) for number in range(2)]
         empty.mkdir()
-        YAML().dump(EMPTY_PIPELINE, empty / "dvc.yaml")
+        (empty / "dvc.yaml").write_text(json.dumps(EMPTY_PIPELINE))
         for command in (("git", "init", "--quiet"), ("dvc", "init", "--quiet"), ("dvc", "repro", "--quiet")):
             run(empty, *command)
 
@@ -103,20 +103,20 @@ def _speed_clone(clone: Path, number: int) -> Path:
     """Copy a clone with its prepared images; its recipe is then speed, one epoch of 10,000 images."""
     other = clone.parent / f"speed-{number}"
     shutil.copytree(clone, other, symlinks=True)
-    values = edit(other, "speed", 1)
-    values["data"]["shapes"] |= {"num_train": 10_000, "num_test": 1_000}
-    YAML().dump(values, other / "params.yaml")
+    choose(other, "speed", num_train=10_000, num_test=1_000)
     run(other, sys.executable, "stages/prepare.py")
     return other
 
 
-def edit(clone: Path, recipe: str, num_epochs: int) -> Any:
-    yaml = YAML()
-    values = yaml.load(clone / "params.yaml")
-    values["recipe"], values["data"]["source"] = recipe, "shapes"
-    values["recipes"][recipe]["train"]["num_epochs"] = num_epochs
-    yaml.dump(values, clone / "params.yaml")
-    return values
+def choose(clone: Path, recipe: str, **shapes: int) -> None:
+    """Let a clone train a recipe for one epoch on drawn images: as many as `shapes` says, or as params.yaml does."""
+
+    def change(values: dict[str, Any]) -> None:
+        values["recipe"], values["data"]["source"] = recipe, "shapes"
+        values["data"]["shapes"].update(shapes)
+        values["recipes"][recipe]["train"]["num_epochs"] = 1
+
+    dvc_command.edit_yaml(clone / "params.yaml", change)
 
 
 def _first_step(clone: Path) -> float:
@@ -124,10 +124,8 @@ def _first_step(clone: Path) -> float:
     other = clone.parent / "first"
     if not other.exists():
         shutil.copytree(clone, other, symlinks=True)
-        yaml = YAML()
-        values = yaml.load(other / "params.yaml")
-        values["recipes"]["lab"]["train"]["report_every_steps"] = 1
-        yaml.dump(values, other / "params.yaml")
+        often = {"report_every_steps": 1}
+        dvc_command.edit_yaml(other / "params.yaml", lambda values: values["recipes"]["lab"]["train"].update(often))
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-u", "stages/train.py"],
