@@ -30,8 +30,8 @@ class Explanation:
             yield f"first difference: {self._first.path} of {self._first.stage}"
             if HISTORY in self._made:
                 yield f"{HISTORY}: {self._history()}"
-        for path in [path for path in self._made if is_machine(path)][:1]:
-            yield from self._machine(path)
+        if machine := next(filter(is_machine, self._made), None):
+            yield from self._machine(machine)
         if self._first and METRICS in self._made:
             yield from self._metrics()
 
