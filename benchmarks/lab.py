@@ -3,19 +3,15 @@
 from functools import partial
 
 from benchmarks import lab_script
-from benchmarks.measure import NUM_SHORT_ROUNDS, Measure, Row, in_turn, ratio
+from benchmarks.measure import NUM_SHORT_ROUNDS, Row, in_turn, ratio
 from benchmarks.training import epoch
 
 NUM_IMAGES = 20_000
 
 
-def script() -> Measure:
-    """The lab's own training loop: DataLoader with 2 workers, mini-batches of 4, running loss."""
-    return lab_script.measuring("train", NUM_IMAGES)
-
-
 def rows() -> list[Row]:
     """Return the rows of the lab."""
+    script = partial(lab_script.measuring, "train", NUM_IMAGES)
     seconds = in_turn({"the lab's script": script, "the lab recipe": partial(epoch, "lab", NUM_IMAGES)})
     sides = {f"images x {times}": partial(epoch, "lab", NUM_IMAGES * times // 4) for times in (1, 2, 4)}
     scaled = in_turn(sides, NUM_SHORT_ROUNDS)

@@ -402,6 +402,11 @@ def test_an_output_that_only_the_workspace_has(small: Repository, check: Any) ->
     )
     small.run("dvc", "commit")
     assert object_of_it.exists() and not any("second.bin" in line for line in check(small)[1])
+    cached(small, "folder").unlink()
+    assert "note   in the workspace and not in DVC's cache: folder: `dvc commit` puts them there" in check(small)[1]
+    (small.root / "folder/a").write_text("mine")  # not what was recorded
+    (line,) = [line for line in check(small)[1] if ": folder: " in line]
+    assert line.startswith("note   neither in DVC's cache nor in the workspace: 1 of 3 outputs: folder: `dvc pull`")
 
 
 @pytest.mark.parametrize("content", [b"garbage", b"", b"\xff\xfe", b"cmd: echo\n", b"- 1\n"])

@@ -66,11 +66,10 @@ def write_csv(stream: TextIO, items: Iterable[Item], layout: Layout) -> None:
     names = [f"{name}_{place}" for place in range(1, layout.top + 1) for name in ("class", "probability")]
     writer.writerow(["file", "error", *(["true"] if layout.is_labelled else []), *names])
     for item, true in items:
-        if isinstance(item, Failure):
-            error, cells = printable(item.reason), [""] * len(names)
-        else:
-            error, cells = "", [cell for name, share in layout.ranking(item) for cell in (printable(name), share)]
+        error = printable(item.reason) if isinstance(item, Failure) else ""
         known = [printable(true or "")] if layout.is_labelled else []
+        ranking = layout.ranking(item) if isinstance(item, Prediction) else []
+        cells = [cell for name, share in ranking for cell in (printable(name), share)] or [""] * len(names)
         writer.writerow([printable(item.path), error, *known, *cells])
 
 

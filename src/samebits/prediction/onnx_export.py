@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,14 +123,12 @@ def images_to_check(folder: Path, trained: Trained) -> tuple[NDArray[np.uint8], 
     """Return up to NUM_CHECKED images, uint8 (N, height, width, channels), for a check, and what they are: test images if the workspace has some."""
     shape = trained.checkpoint.description.image_shape
     number = max(2, min(NUM_CHECKED, _MAX_CHECKED_BYTES // prod(shape)))
-    try:
+    with suppress(UserError):
         description = prepared.read_description(folder / paths.PREPARED)
         if description.image_shape == shape:
             test = prepared.look_at(folder / paths.split("test"))
             images = description.normalization.pixels(test.images[:number].numpy())
             return images, f"{len(images)} test images of {description.source}"
-    except UserError:
-        pass
     channels, height, width = shape
     random = np.random.default_rng(0).integers(0, 256, (number, height, width, channels), dtype=np.uint8)
     return random, f"{number} random images (data/prepared holds no test images of this size)"
