@@ -19,7 +19,7 @@ from PIL import Image
 
 from samebits import results
 from samebits.errors import UserError
-from samebits.proof.explanation import Explanation
+from samebits.proof.explanation import explain
 from samebits.proof.outputs import Row, Verdict, compare
 from samebits.proof.verify import _raw_data
 from samebits.repository import dvc_lock
@@ -102,7 +102,7 @@ def repeated(repository: Repository, edited: Collection[str] = ()) -> tuple[list
     made = dvc_lock.read((repository.root / "dvc.lock.before").read_bytes(), "dvc.lock").outputs
     revision = results.find(repository.root, "HEAD")
     rows = compare(revision, made, repository.root, edited)
-    return rows, list(Explanation(revision, rows, repository.root).lines())
+    return rows, list(explain(revision, rows, repository.root))
 
 
 def test_an_older_revision_runs_its_own_code_and_gives_its_bits(done: Repository, tmp_path: Path) -> None:

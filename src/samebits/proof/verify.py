@@ -13,7 +13,7 @@ from samebits.data.sources import cifar10
 from samebits.errors import UserError, listed, printable
 from samebits.paths import LOCK, PARAMETERS, PIPELINE, RAW, SCRATCH
 from samebits.proof import mlflow_run
-from samebits.proof.explanation import Explanation
+from samebits.proof.explanation import explain
 from samebits.proof.outputs import Verdict, compare
 from samebits.repository import cache as caches
 from samebits.repository import clones, dvc_command, dvc_lock, git
@@ -91,7 +91,7 @@ def _repeat(result: Result, stage: str | None, clone: Clone, edited: Collection[
         raise UserError(f"{result} records no output that these stages make: there is nothing to compare")
     cells = [(row.stage, row.path, row.recorded[:_DIGITS], row.got[:_DIGITS], row.verdict) for row in rows]
     print(tabulate(cells, headers=("stage", "output", "recorded", "got", ""), disable_numparse=True))
-    for line in Explanation(result, rows, clone.root).lines():
+    for line in explain(result, rows, clone.root):
         print(line)
     if num_different := sum(row.counts for row in rows):
         print(f"different: {num_different} of {len(rows)} outputs of {result}")
