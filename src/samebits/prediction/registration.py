@@ -120,7 +120,6 @@ def _create_version(
 ) -> str:
     import mlflow
     import mlflow.onnx
-    from mlflow.exceptions import MlflowException
     from mlflow.models import Model, ModelSignature
     from mlflow.types.schema import Schema, TensorSpec
 
@@ -152,11 +151,8 @@ def _create_version(
         input_example=example,
         pip_requirements=[f"{each}=={version(each)}" for each in _REQUIREMENTS],
     )
-    try:
+    if not store.client.search_registered_models(f"name = '{name}'"):
         store.client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
     created = store.client.create_model_version(
         name, logged.model_uri, run.info.run_id, tags=tags, model_id=logged.model_id
     )
