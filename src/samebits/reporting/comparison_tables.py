@@ -12,6 +12,7 @@ from samebits.comparison.paired import Accuracies
 from samebits.comparison.predicted import Predicted
 from samebits.comparison.seeds import Change, Group
 from samebits.comparison.statistics import Estimate, Estimates
+from samebits.errors import listed
 
 _MAX_DIFFERENCES = 6
 
@@ -96,10 +97,8 @@ def tables(comparison: Comparison) -> tuple[Table, Table]:
 def who(comparison: Comparison) -> list[str]:
     """Say in a line each what A and B are, and what they differ in."""
     lines = [f"A: {_title(comparison.a)}", f"B: {_title(comparison.b)}"]
-    different = comparison.differences
-    if different:
-        more = f" and {len(different) - _MAX_DIFFERENCES} more" if len(different) > _MAX_DIFFERENCES else ""
-        lines.append(f"B differs in: {', '.join(different[:_MAX_DIFFERENCES])}{more}")
+    if comparison.differences:
+        lines.append(f"B differs in: {listed(comparison.differences, _MAX_DIFFERENCES)}")
     return lines
 
 
