@@ -79,9 +79,6 @@ def compare(root: Path, name_a: str, name_b: str, with_seeds: bool) -> Compariso
         raise UserError(f"{name_a} and {name_b} differ in nothing but the seed: with --seeds they are one group")
     if shared := [a for a in group_a if any(_are_same(a, b) for b in group_b)]:
         common = ", ".join(map(str, shared))
-        if len(shared) == len(group_a) == len(group_b):
-            results = "result" if len(shared) == 1 else f"{len(shared)} results"
-            raise UserError(f"{name_a} and {name_b} are the same {results}: {common}")
         raise UserError(f"{name_a} and {name_b} have {common} in common: a training can be in one group only")
     return compare_seeds(group_a, group_b)
 
