@@ -19,7 +19,7 @@ def draw_charts(
     table: Predictions, metrics: dict[str, Any], history: "pandas.DataFrame", title: str, folder: Path
 ) -> None:
     """Draw training curves, confusion matrix, accuracy by class and reliability diagram into `folder` as PNG."""
-    names, calibration = table.class_names, summary.calibration(table.probabilities, table.labels)
+    names = table.class_names
     with atomic.replacing(folder / "training_curves.png") as path:
         figures.training_curves(history, path, title)
     with atomic.replacing(folder / "confusion_matrix.png") as path:
@@ -30,8 +30,7 @@ def draw_charts(
         accuracies = [share if number else np.nan for share, number in zip(shares, counts.sum(axis=1), strict=True)]
         figures.per_class_accuracy(accuracies, metrics["accuracy"], names, path, title)
     with atomic.replacing(folder / "reliability_diagram.png") as path:
-        bins = calibration.confidence, calibration.accuracy, calibration.count
-        figures.reliability_diagram(*bins, calibration.error, path, title)
+        figures.reliability_diagram(summary.calibration(table.probabilities, table.labels), path, title)
 
 
 def draw_images(
