@@ -67,13 +67,12 @@ fixed_style = matplotlib.style.context(["default", STYLE])
 def new_page(width: float, height: float, title: str) -> Figure:
     """Return a page of the given inches, or wider if the title needs it, with the title at its top left."""
     smallest, largest = _TITLE_SIZES
-    bold = FontProperties(weight="bold")
-    natural = max(_text_width(title, largest, bold), 0.01)
+    natural = max(_text_width(title, largest, "bold"), 0.01)
     width = max(width, min(natural, _WIDEST_TITLE) + 2 * MARGIN)
     room = width - 2 * MARGIN
     size = min(largest, max(smallest, largest * room / natural))
     page = Figure(figsize=(width, height), dpi=DPI)
-    write(page, MARGIN, height - MARGIN, shorten(title, size, room, bold), INK, size, weight="bold")
+    write(page, MARGIN, height - MARGIN, shorten(title, size, room, "bold"), INK, size, weight="bold")
     return page
 
 
@@ -89,13 +88,13 @@ def write(page: Figure, x: float, top: float, text: str, colour: str, size: floa
     page.text(x / wide, top / high, text, color=colour, fontsize=size, va="top", **style)
 
 
-def shorten(text: str, size: float, room: float, font: FontProperties | None = None) -> str:
+def shorten(text: str, size: float, room: float, weight: str = "normal") -> str:
     """Return the text as one line, cut with an ellipsis if it is wider than `room` inches."""
-    text = _drawable(" ".join(text.split()), font)
-    if _text_width(text, size, font) <= room:
+    text = _drawable(" ".join(text.split()), weight)
+    if _text_width(text, size, weight) <= room:
         return text
     lengths = range(1, len(text))
-    fits = bisect_right(lengths, room, key=lambda length: _text_width(text[:length] + "…", size, font))
+    fits = bisect_right(lengths, room, key=lambda length: _text_width(text[:length] + "…", size, weight))
     return text[:fits].rstrip() + "…"
 
 
@@ -153,17 +152,16 @@ def save(page: Figure, path: Path) -> None:
     page.savefig(path, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
 
 
-def _drawable(text: str, font: FontProperties | None = None) -> str:
+def _drawable(text: str, weight: str = "normal") -> str:
     """Return the text with codes, such as \\u732b, instead of the letters that no font in use has."""
     families = matplotlib.rcParams["font.family"]
-    weight = font.get_weight() if font else "normal"
     return "".join(
         character if _is_in_font(character, families, weight) else character.encode("unicode_escape").decode()
         for character in text
     )
 
 
-def _is_in_font(character: str, families: Sequence[str], weight: str | int = "normal") -> bool:
+def _is_in_font(character: str, families: Sequence[str], weight: str = "normal") -> bool:
     return character.isascii() or any(
         get_font(findfont(FontProperties(family=name, weight=weight))).get_char_index(ord(character))
         for name in families
@@ -182,9 +180,8 @@ def _drawn_by(path: str, characters: Set[str]) -> Set[str]:
     return set()
 
 
-def _text_width(text: str, size: float, font: FontProperties | None = None) -> float:
+def _text_width(text: str, size: float, weight: str = "normal") -> float:
     """Return the width of one line of text in inches."""
-    font = FontProperties() if font is None else font.copy()
-    font.set_size(100)  # measured large and scaled, so that hinting does not round it
+    font = FontProperties(weight=weight, size=100)  # measured large and scaled, so that hinting does not round it
     renderer: Any = RendererAgg(1, 1, 72)  # type: ignore[no-untyped-call]
     return float(renderer.get_text_width_height_descent(text, font, False)[0]) * size / 7200

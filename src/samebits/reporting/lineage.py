@@ -17,8 +17,7 @@ def origin(revision: Result) -> dict[str, str]:
     rows = {"commit": revision.commit or "none: not in git"}
     if revision.is_workspace:
         written = (paths.LOCK, f"{Path(paths.METRICS).parent}/")  # by the result itself
-        changed = [path for path in git.uncommitted(revision.root) if not path.startswith(written)]
-        if changed:
+        if changed := [path for path in git.uncommitted(revision.root) if not path.startswith(written)]:
             rows["uncommitted"] = listed(changed)
     elif revision.name != revision.commit:
         rows["named"] = revision.name

@@ -35,8 +35,7 @@ def progress(objective: Objective, trials: Sequence[Trial], band: Band | None) -
     page = Figure(figsize=SIZE)
     axes = page.add_subplot()
     complete = {
-        trial.number: value
-        for trial, value in sorted(best_first(trials, not objective.is_lower_better), key=lambda each: each[0].number)
+        each.number: each.objective for each in trials if each.state == "complete" and each.objective is not None
     }
     for number, value in complete.items():
         axes.plot(number, value, "o", color=BLUE, markersize=4, alpha=0.6, gid=f"progress-trial-{number}")
