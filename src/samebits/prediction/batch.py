@@ -120,6 +120,6 @@ def _draw(trained: Trained, pictured: list[Ranked], num_images: int, path: Path)
         if ranked.true:
             are_right.append(ranked.ranking[0][0] == ranked.true)
     title = f"What the network says of {first}{len(pictured)} image{'s' if len(pictured) > 1 else ''}"
-    with atomic.replacing(path) as temporary, canvas.system_fonts("".join(captions)):
-        figures.labelled_images(images, captions, are_right or None, temporary, title)
+    with canvas.system_fonts("".join(captions)):
+        figures.labelled_images(images, captions, are_right or None, path, title)
     print(f"picture: {path}", file=sys.stderr)

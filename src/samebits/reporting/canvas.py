@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.ft2font import FT2Font
 
+from samebits import atomic
+
 DPI = 144
 MARGIN = 0.25  # inches, on every side
 HEAD = 0.7  # inches, from the top edge to what is under the title
@@ -148,8 +150,9 @@ def percent(share: float, _position: float = 0.0) -> str:
 
 
 def save(page: Figure, path: Path) -> None:
-    """Write the page as a PNG file; equal pages give equal bytes."""
-    page.savefig(path, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    """Write the page as a PNG file, completely or not at all; equal pages give equal bytes."""
+    with atomic.replacing(path) as temporary:
+        page.savefig(temporary, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
 
 
 def _drawable(text: str, weight: str = "normal") -> str:
