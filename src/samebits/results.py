@@ -21,11 +21,6 @@ from samebits.repository.origin import Origin
 from samebits.repository.remote import open_remote
 
 WORKSPACE = "workspace"
-# The files that a result must have, and what it means if one is missing.
-_WITHOUT = {
-    PIPELINE: "it is from before the pipeline",
-    LOCK: "it is from before the first result, which `dvc repro` and a commit of dvc.lock record",
-}
 # Outputs without which a result is not complete.
 _NEEDED = (DATASET, CHECKPOINT, HISTORY, METRICS)
 # Reads the content that git holds under a name such as `main:params.yaml`.
@@ -219,7 +214,8 @@ def workspace(root: Path) -> Result:
 
 
 def _with_record(empty: Result) -> Result:
-    for path, why in _WITHOUT.items():
-        if not empty.file(path):
-            raise UserError(f"{empty} has no {path}: {why}")
-    return replace(empty, record=dvc_lock.read(empty.file(LOCK) or b"", f"dvc.lock of {empty}"))
+    if not (content := empty.file(LOCK)):
+        raise UserError(
+            f"{empty} has no dvc.lock: it is from before the first result, which `dvc repro` and a commit of dvc.lock record"
+        )
+    return replace(empty, record=dvc_lock.read(content, f"dvc.lock of {empty}"))
