@@ -31,6 +31,7 @@ LINE_HEIGHT = 1.4 / 72  # inches for each point of font size
 BLUE, SKY, VERMILLION = "#0072B2", "#56B4E9", "#D55E00"
 BLUE_TEXT, VERMILLION_TEXT = "#005F94", "#B34700"
 INK, LINE, GRID = "#222222", "#8C8C8C", "#E6E6E6"
+DASHES = (0, (4, 3))
 
 _TITLE_SIZES = 9.0, 11.5  # points, smallest and largest
 _WIDEST_TITLE = 6.5  # inches: a title widens a page no further
@@ -42,7 +43,6 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a class name with a dollar sign is text, not a formula
     "axes.edgecolor": LINE,
     "axes.labelcolor": INK,
-    "axes.labelsize": 9.0,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
     "axes.titlepad": 8.0,

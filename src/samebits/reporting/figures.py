@@ -15,13 +15,12 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from samebits.reporting import canvas
-from samebits.reporting.canvas import BLUE, INK, LINE, LINE_HEIGHT, MARGIN, SKY, VERMILLION, percent
+from samebits.reporting.canvas import BLUE, DASHES, INK, LINE, LINE_HEIGHT, MARGIN, SKY, VERMILLION, percent
 
 if TYPE_CHECKING:
     from samebits.evaluation.metrics.summary import Calibration
 
 _FOOT = 0.65  # inches, from the bottom edge to axes with tick labels and a label
-_DASHES = (0, (4, 3))
 _IMAGE_PIXELS = 192  # longest side of a drawn image: 6 times that of a 32 by 32 image
 _RIGHT, _WRONG = (canvas.BLUE_TEXT, "✓"), (canvas.VERMILLION_TEXT, "✗")
 _COUNT = "{x:,.0f}"
@@ -181,7 +180,7 @@ def reliability_diagram(calibration: "Calibration", path: Path, title: str) -> N
     upper.bar(edges, accuracy, color=SKY, edgecolor="white", label="accuracy", **bar)
     gap: _Style = {"facecolor": "none", "edgecolor": VERMILLION, "hatch": "////", "label": "gap to mean confidence"}
     upper.bar(edges, confidence - accuracy, bottom=accuracy, **gap, **bar)
-    upper.plot([0, 1], [0, 1], color=INK, linewidth=1.1, linestyle=_DASHES, label="ideal")
+    upper.plot([0, 1], [0, 1], color=INK, linewidth=1.1, linestyle=DASHES, label="ideal")
     upper.set_title(f"Expected calibration error: {percent(calibration.error)}", pad=26)
     upper.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, columnspacing=1.6)
     upper.set(ylabel="accuracy", ylim=(0, 1))
@@ -215,7 +214,7 @@ def per_class_accuracy(
     page = canvas.new_page(left + width + 0.9, canvas.HEAD + 0.2 + height + _FOOT, title)
     axes = canvas.add_axes(page, left, _FOOT, width, height)
     axes.barh(np.arange(classes)[known], values[known], height=0.7, color=SKY)
-    axes.axvline(overall, color=INK, linewidth=1.1, linestyle=_DASHES)
+    axes.axvline(overall, color=INK, linewidth=1.1, linestyle=DASHES)
     side = "left" if overall < 0.15 else "right" if overall > 0.85 else "center"
     above: _Style = {"transform": axes.get_xaxis_transform(), "ha": side, "va": "bottom", "fontsize": 8.5}
     axes.text(overall, 1 + 0.05 / height, f"overall {overall:.1%}", **above)

@@ -20,7 +20,6 @@ _STYLE = canvas.STYLE | {
     "svg.fonttype": "none",
     "svg.hashsalt": "samebits",
     "font.size": FONT_SIZE,
-    "axes.labelsize": FONT_SIZE,
     "xtick.labelsize": FONT_SIZE,
     "ytick.labelsize": FONT_SIZE,
     "legend.fontsize": FONT_SIZE,
