@@ -224,8 +224,7 @@ def search(file: Path, workers: int, report: str | None) -> int:
     if report:
         atomic.require_writable(Path(report))
     outcome = session.run(_repository(), file, workers)
-    for line in outcome.lines():
-        print(line)
+    print(*outcome.lines(), sep="\n")
     if report:
         from samebits.reporting.search_page import search_page
 

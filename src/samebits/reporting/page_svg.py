@@ -3,7 +3,6 @@
 import io
 import re
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import matplotlib.style
 from markupsafe import Markup, escape
@@ -29,7 +28,7 @@ _STYLE = canvas.STYLE | {
 page_style = matplotlib.style.context(["default", _STYLE])
 
 
-def svg(page: Figure, told: str, titles: Mapping[str, str] = MappingProxyType({})) -> Markup:
+def svg(page: Figure, told: str, titles: Mapping[str, str] | None = None) -> Markup:
     """Return the drawing as SVG that leaves size, font and colours to the page; `told` describes it in words.
 
     `titles` are shown over the artists whose gid is the key.
