@@ -9,7 +9,7 @@ from samebits import stage
 
 inputs = stage.begin(__file__)  # before anything else is imported
 
-from samebits import atomic, paths
+from samebits import paths
 from samebits.data import normalization, prepared, sources, splits
 from samebits.reporting import figures
 from samebits.stage.inputs import Inputs
@@ -31,9 +31,8 @@ def main(inputs: Inputs) -> None:
     parts = {"train": train, "validation": validation, "test": raw.test}
     prepared.write(Path(paths.PREPARED), description, parts, raw.skipped)
     captions = [raw.class_names[label] for label in train.labels[:NUM_PICTURES]]
-    with atomic.replacing(Path(paths.PLOTS) / "samples.png") as path:
-        title = f"The first training images of {data.source}"
-        figures.labelled_images(train.images[:NUM_PICTURES], captions, None, path, title)
+    title = f"The first training images of {data.source}"
+    figures.labelled_images(train.images[:NUM_PICTURES], captions, None, Path(paths.PLOTS) / "samples.png", title)
     counts = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
     mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (normalized.mean, normalized.std))
     print(f"{data.source}: {counts} images; {data.normalization}: mean ({mean}), deviation ({std})")

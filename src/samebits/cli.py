@@ -206,7 +206,7 @@ def compare(
         print(shown, flush=True)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough: the exit code still tells
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return int(fail_if_worse is not None and compared.is_worse(fail_if_worse))
+    return int(fail_if_worse is not None and outcome.is_worse(compared, fail_if_worse))
 
 
 @samebits.command()
@@ -224,8 +224,7 @@ def search(file: Path, workers: int, report: str | None) -> int:
     if report:
         atomic.require_writable(Path(report))
     outcome = session.run(_repository(), file, workers)
-    for line in outcome.lines():
-        print(line)
+    print(*outcome.lines(), sep="\n")
     if report:
         from samebits.reporting.search_page import search_page
 

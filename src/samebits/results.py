@@ -1,7 +1,7 @@
 """A result, wherever it lies: its code and parameters, what its stages recorded, and the files that came out."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,11 +21,6 @@ from samebits.repository.origin import Origin
 from samebits.repository.remote import open_remote
 
 WORKSPACE = "workspace"
-# The files that a result must have, and what it means if one is missing.
-_WITHOUT = {
-    PIPELINE: "it is from before the pipeline",
-    LOCK: "it is from before the first result, which `dvc repro` and a commit of dvc.lock record",
-}
 # Outputs without which a result is not complete.
 _NEEDED = (DATASET, CHECKPOINT, HISTORY, METRICS)
 # Reads the content that git holds under a name such as `main:params.yaml`.
@@ -141,11 +136,11 @@ class Result:
         They are the recorded ones; those that no stage records come from its own params.yaml. If they were recorded by a
         version with other parameters, they are returned as recorded.
         """
-        recorded = _nested(self.record.params, {})
+        recorded = dvc_lock.put({}, self.record.params)
         recipes = recorded.pop("recipes", {})
         plain: dict[str, Any] = recorded | recipes.get(recorded.get("recipe"), {})
         try:
-            whole = _nested(self.record.params, self.yaml(PARAMETERS))
+            whole = dvc_lock.put(self.yaml(PARAMETERS), self.record.params)
             recipe = whole["recipes"][whole["recipe"]]
             resolved = Params.model_validate(whole | {"recipes": {whole["recipe"]: recipe}}).resolved()
         except (UserError, ValidationError, LookupError, TypeError):
@@ -172,8 +167,7 @@ class Result:
             if (content := self.file(path)) is not None and md5_of(content) != md5:
                 return True
         try:
-            values = self.yaml(PARAMETERS)
-            return _nested(self.record.params, self.yaml(PARAMETERS)) != values
+            return dvc_lock.put(self.yaml(PARAMETERS), self.record.params) != self.yaml(PARAMETERS)
         except UserError:
             return True
 
@@ -219,21 +213,9 @@ def workspace(root: Path) -> Result:
     return _with_record(Result(WORKSPACE, root, head or "", Record({}), file, patch, is_workspace=True))
 
 
-def _nested(params: Mapping[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Put parameters with dotted keys into nested values, which are changed."""
-    for key, value in params.items():
-        *sections, last = key.split(".")
-        section = values
-        for name in sections:
-            if not isinstance(section.get(name), dict):
-                section[name] = {}
-            section = section[name]
-        section[last] = value
-    return values
-
-
 def _with_record(empty: Result) -> Result:
-    for path, why in _WITHOUT.items():
-        if not empty.file(path):
-            raise UserError(f"{empty} has no {path}: {why}")
-    return replace(empty, record=dvc_lock.read(empty.file(LOCK) or b"", f"dvc.lock of {empty}"))
+    if not (content := empty.file(LOCK)):
+        raise UserError(
+            f"{empty} has no dvc.lock: it is from before the first result, which `dvc repro` and a commit of dvc.lock record"
+        )
+    return replace(empty, record=dvc_lock.read(content, f"dvc.lock of {empty}"))

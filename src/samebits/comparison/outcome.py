@@ -9,9 +9,10 @@ from tqdm import tqdm
 
 from samebits import paths
 from samebits.comparison import paired, predicted, seeds, selection, verdict
-from samebits.comparison.paired import Pair
+from samebits.comparison.paired import Accuracies
 from samebits.comparison.predicted import Predicted
 from samebits.comparison.seeds import Change
+from samebits.comparison.statistics import Estimates
 from samebits.errors import UserError
 from samebits.evaluation.metrics import summary
 from samebits.results import Result
@@ -24,18 +25,17 @@ class NetworkComparison:
     a: Predicted
     b: Predicted
     differences: list[str]
-    pair: Pair
+    accuracy: Accuracies
+    loss: Estimates  # nats
+    calibration_error: Estimates
+    num_changed_predictions: int  # right or wrong
+    per_class: dict[str, Accuracies]  # without the classes that have no image
     notes: list[str]
 
     @property
     def verdict(self) -> str:
         """The conclusion, in sentences."""
-        return verdict.of_networks(self.pair.overall, self.pair.changed, not self.differences)
-
-    def is_worse(self, points: float) -> bool:
-        """Tell whether B's accuracy is lower by more than `points` percentage points, beyond chance."""
-        high = self.pair.overall.difference.high  # below 0 exactly if the difference is significant
-        return high is not None and 100 * high < -points
+        return verdict.of_networks(self.accuracy, self.num_changed_predictions, not self.differences)
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,14 @@ class SeedComparison:
         """The conclusion, in sentences."""
         return verdict.of_seeds(self.accuracy, not self.differences)
 
-    def is_worse(self, points: float) -> bool:
-        """Tell whether B's accuracy is lower by more than `points` percentage points, beyond chance."""
-        high = self.accuracy.difference.high
-        return high is not None and 100 * high < -points
-
 
 Comparison = NetworkComparison | SeedComparison
+
+
+def is_worse(comparison: Comparison, points: float) -> bool:
+    """Tell whether B's accuracy is lower by more than `points` percentage points, beyond chance."""
+    high = comparison.accuracy.difference.high  # below 0 exactly if the difference is significant
+    return high is not None and 100 * high < -points
 
 
 def compare(root: Path, name_a: str, name_b: str, with_seeds: bool) -> Comparison:
@@ -78,9 +79,6 @@ def compare(root: Path, name_a: str, name_b: str, with_seeds: bool) -> Compariso
         raise UserError(f"{name_a} and {name_b} differ in nothing but the seed: with --seeds they are one group")
     if shared := [a for a in group_a if any(_are_same(a, b) for b in group_b)]:
         common = ", ".join(map(str, shared))
-        if len(shared) == len(group_a) == len(group_b):
-            results = "result" if len(shared) == 1 else f"{len(shared)} results"
-            raise UserError(f"{name_a} and {name_b} are the same {results}: {common}")
         raise UserError(f"{name_a} and {name_b} have {common} in common: a training can be in one group only")
     return compare_seeds(group_a, group_b)
 
@@ -94,8 +92,18 @@ def compare_networks(a: Result, b: Result) -> NetworkComparison:
     if _are_same(a, b):
         raise UserError(f"{a} and {b} are the same result: there is nothing to compare")
     loaded_a, loaded_b = _load([a, b])
-    pair = paired.compare(loaded_a.predictions, loaded_b.predictions)
-    return NetworkComparison(loaded_a, loaded_b, predicted.differences(a, b), pair, _notes([a, b]))
+    table_a, table_b = loaded_a.predictions, loaded_b.predictions
+    return NetworkComparison(
+        a=loaded_a,
+        b=loaded_b,
+        differences=predicted.differences(a, b),
+        accuracy=paired.accuracies(table_a.is_right, table_b.is_right),
+        loss=paired.losses(table_a, table_b),
+        calibration_error=paired.calibration_errors(table_a, table_b),
+        num_changed_predictions=int((table_a.predicted != table_b.predicted).sum()),
+        per_class=paired.class_accuracies(table_a, table_b),
+        notes=_notes([a, b]),
+    )
 
 
 def compare_seeds(a: Sequence[Result], b: Sequence[Result]) -> SeedComparison:

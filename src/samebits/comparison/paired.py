@@ -40,41 +40,6 @@ class Accuracies:
         return self.p < ALPHA
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Network B against network A. `changed` counts the images that B classifies differently, right or wrong.
-
-    `flipped_to_right` and `flipped_to_wrong` are the indices of the images that only B, and only A, gets right.
-    """
-
-    overall: Accuracies
-    per_class: dict[str, Accuracies]  # without the classes that have no image
-    loss: Estimates  # nats
-    calibration_error: Estimates
-    changed: int
-    flipped_to_right: NDArray[np.int64]
-    flipped_to_wrong: NDArray[np.int64]
-
-
-def compare(a: Predictions, b: Predictions) -> Pair:
-    """Compare two networks by their predictions for the same images."""
-    per_class = {
-        name: accuracies(a.is_right[chosen], b.is_right[chosen])
-        for position, name in enumerate(a.class_names)
-        if (chosen := a.labels == position).any()
-    }
-    corrected = holm([each.p for each in per_class.values()])
-    return Pair(
-        overall=accuracies(a.is_right, b.is_right),
-        per_class={name: replace(each, p=p) for (name, each), p in zip(per_class.items(), corrected, strict=True)},
-        loss=_losses(a, b),
-        calibration_error=_calibration_errors(a, b),
-        changed=int((a.predicted != b.predicted).sum()),
-        flipped_to_right=np.flatnonzero(b.is_right & ~a.is_right),
-        flipped_to_wrong=np.flatnonzero(a.is_right & ~b.is_right),
-    )
-
-
 def accuracies(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> Accuracies:
     """Compare two networks by which of the same N ≥ 1 images each gets right, both bool (N,)."""
     from statsmodels.stats.contingency_tables import mcnemar
@@ -85,6 +50,17 @@ def accuracies(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> Accura
     p = float(mcnemar([[0, only_a], [only_b, 0]], exact=False, correction=False).pvalue) if only_a != only_b else 1.0
     share_a, share_b = (_share(int(right.sum()), number) for right in (right_a, right_b))
     return Accuracies(number, share_a, share_b, paired_difference(only_a, only_b, number), only_a, only_b, p)
+
+
+def class_accuracies(a: Predictions, b: Predictions) -> dict[str, Accuracies]:
+    """Compare two networks on the images of each class that has any; the p-values are corrected by Holm."""
+    found = {
+        name: accuracies(a.is_right[chosen], b.is_right[chosen])
+        for position, name in enumerate(a.class_names)
+        if (chosen := a.labels == position).any()
+    }
+    corrected = holm([each.p for each in found.values()])
+    return {name: replace(each, p=p) for (name, each), p in zip(found.items(), corrected, strict=True)}
 
 
 def paired_difference(only_a: int, only_b: int, number: int) -> Estimate:
@@ -115,8 +91,8 @@ def _share(right: int, number: int) -> Estimate:
     return Estimate(right / number, *summary.wilson_interval(right, number))
 
 
-def _losses(a: Predictions, b: Predictions) -> Estimates:
-    """Mean cross-entropy of both; the interval of the difference is that of Student's paired t-test over images."""
+def losses(a: Predictions, b: Predictions) -> Estimates:
+    """Estimate the mean cross-entropy (nats) of both; the interval of the difference is that of Student's paired t-test over images."""
     each_a, each_b = (summary.cross_entropies(each.probabilities, each.labels) for each in (a, b))
     bounds: tuple[float, ...] = ()
     if len(each_a) > 1 and (each_b - each_a).std() > 0:
@@ -125,16 +101,16 @@ def _losses(a: Predictions, b: Predictions) -> Estimates:
     return Estimates(mean_a, mean_b, Estimate(float((each_b - each_a).mean()), *bounds))
 
 
-def _calibration_errors(a: Predictions, b: Predictions) -> Estimates:
-    """Expected calibration error of both; the interval of the difference is from a basic bootstrap over images.
+def calibration_errors(a: Predictions, b: Predictions) -> Estimates:
+    """Estimate the expected calibration error of both; the interval of the difference is from a basic bootstrap over images.
 
     Resampling inflates a calibration error near 0, and the basic bootstrap corrects that.
     """
     error_a, error_b = (summary.calibration(each.probabilities, each.labels).error for each in (a, b))
-    estimates = Estimates(Estimate(error_a), Estimate(error_b), Estimate(error_b - error_a))
+    estimates, difference = (Estimate(error_a), Estimate(error_b)), error_b - error_a
     images = np.arange(len(a.labels))
     if len(images) == 1 or np.array_equal(a.probabilities, b.probabilities):
-        return estimates
+        return Estimates(*estimates, Estimate(difference))
     parts = [
         (summary.bins_of(confidence := each.probabilities.max(axis=1)), each.is_right - confidence) for each in (a, b)
     ]
@@ -153,4 +129,4 @@ def _calibration_errors(a: Predictions, b: Predictions) -> Estimates:
         confidence_level=CONFIDENCE,
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return estimates._replace(difference=Estimate(error_b - error_a, float(interval.low), float(interval.high)))
+    return Estimates(*estimates, Estimate(difference, float(interval.low), float(interval.high)))

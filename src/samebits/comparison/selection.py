@@ -6,7 +6,7 @@ from pathlib import Path
 
 from samebits import results
 from samebits.comparison import predicted
-from samebits.errors import UserError
+from samebits.errors import UserError, listed
 from samebits.repository import git
 from samebits.results import WORKSPACE, Result
 
@@ -40,8 +40,7 @@ def _matching(root: Path, pattern: str) -> list[Result]:
     first, *others = found = [results.of_commit(root, name, commit, None) for commit, name in names.items()]
     for other in others:
         if different := predicted.differences(first, other):
-            more = f" and {len(different) - 1} more" if len(different) > 1 else ""
-            raise UserError(f"{pattern} is no group of seeds: {first} and {other} differ in {different[0]}{more}")
+            raise UserError(f"{pattern} is no group of seeds: {first} and {other} differ in {listed(different, 1)}")
     return _by_seed(found)
 
 

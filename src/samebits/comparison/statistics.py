@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 CONFIDENCE = 0.95
 ALPHA = 0.05
@@ -17,7 +16,8 @@ class Estimate:
     high: float | None = None
 
 
-class Estimates(NamedTuple):
+@dataclass(frozen=True)
+class Estimates:
     """A number of network A and of network B, and B − A."""
 
     a: Estimate

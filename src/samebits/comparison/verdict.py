@@ -5,8 +5,6 @@ from typing import NamedTuple
 from samebits.comparison.paired import Accuracies
 from samebits.comparison.seeds import MIN_SEEDS, POWER, Change
 
-RUN_SEEDS = "dvc exp run --queue -S 'seed=range(0,5)'"
-
 
 class Quantity(NamedTuple):
     """How the differences of a number are told: times `factor`, with `digits` decimals and `unit`."""
@@ -58,7 +56,7 @@ def of_seeds(
         trainings = "1 training" if num_a == 1 else f"{num_a} trainings"
         return (
             f"Nothing can be told: {trainings} against {num_b} are too few, at least {MIN_SEEDS} of each are needed. "
-            f"Run more seeds: {RUN_SEEDS}"
+            "Run more seeds: dvc exp run --queue -S 'seed=range(0,5)'"
         )
     seen = f"{b} − {a} is {tell(difference.value, '+')}{unit}"
     if change.detectable is None or difference.low is None or difference.high is None:

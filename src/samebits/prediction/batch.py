@@ -116,6 +116,6 @@ def _draw(
         if true:
             are_right.append(ranking[0][0] == true)
     title = f"What the network says of {first}{len(pictured)} image{'s' if len(pictured) > 1 else ''}"
-    with atomic.replacing(path) as temporary, canvas.system_fonts("".join(captions)):
-        figures.labelled_images(images, captions, are_right or None, temporary, title)
+    with canvas.system_fonts("".join(captions)):
+        figures.labelled_images(images, captions, are_right or None, path, title)
     print(f"picture: {path}", file=sys.stderr)

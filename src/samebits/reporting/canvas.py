@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.ft2font import FT2Font
 
+from samebits import atomic
+
 DPI = 144
 MARGIN = 0.25  # inches, on every side
 HEAD = 0.7  # inches, from the top edge to what is under the title
@@ -29,6 +31,7 @@ LINE_HEIGHT = 1.4 / 72  # inches for each point of font size
 BLUE, SKY, VERMILLION = "#0072B2", "#56B4E9", "#D55E00"
 BLUE_TEXT, VERMILLION_TEXT = "#005F94", "#B34700"
 INK, LINE, GRID = "#222222", "#8C8C8C", "#E6E6E6"
+DASHES = (0, (4, 3))
 
 _TITLE_SIZES = 9.0, 11.5  # points, smallest and largest
 _WIDEST_TITLE = 6.5  # inches: a title widens a page no further
@@ -40,7 +43,6 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # a class name with a dollar sign is text, not a formula
     "axes.edgecolor": LINE,
     "axes.labelcolor": INK,
-    "axes.labelsize": 9.0,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
     "axes.titlepad": 8.0,
@@ -67,13 +69,12 @@ fixed_style = matplotlib.style.context(["default", STYLE])
 def new_page(width: float, height: float, title: str) -> Figure:
     """Return a page of the given inches, or wider if the title needs it, with the title at its top left."""
     smallest, largest = _TITLE_SIZES
-    bold = FontProperties(weight="bold")
-    natural = max(_text_width(title, largest, bold), 0.01)
+    natural = max(_text_width(title, largest, "bold"), 0.01)
     width = max(width, min(natural, _WIDEST_TITLE) + 2 * MARGIN)
     room = width - 2 * MARGIN
     size = min(largest, max(smallest, largest * room / natural))
     page = Figure(figsize=(width, height), dpi=DPI)
-    write(page, MARGIN, height - MARGIN, shorten(title, size, room, bold), INK, size, weight="bold")
+    write(page, MARGIN, height - MARGIN, shorten(title, size, room, "bold"), INK, size, weight="bold")
     return page
 
 
@@ -89,13 +90,13 @@ def write(page: Figure, x: float, top: float, text: str, colour: str, size: floa
     page.text(x / wide, top / high, text, color=colour, fontsize=size, va="top", **style)
 
 
-def shorten(text: str, size: float, room: float, font: FontProperties | None = None) -> str:
+def shorten(text: str, size: float, room: float, weight: str = "normal") -> str:
     """Return the text as one line, cut with an ellipsis if it is wider than `room` inches."""
-    text = _drawable(" ".join(text.split()), font)
-    if _text_width(text, size, font) <= room:
+    text = _drawable(" ".join(text.split()), weight)
+    if _text_width(text, size, weight) <= room:
         return text
     lengths = range(1, len(text))
-    fits = bisect_right(lengths, room, key=lambda length: _text_width(text[:length] + "…", size, font))
+    fits = bisect_right(lengths, room, key=lambda length: _text_width(text[:length] + "…", size, weight))
     return text[:fits].rstrip() + "…"
 
 
@@ -149,21 +150,21 @@ def percent(share: float, _position: float = 0.0) -> str:
 
 
 def save(page: Figure, path: Path) -> None:
-    """Write the page as a PNG file; equal pages give equal bytes."""
-    page.savefig(path, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    """Write the page as a PNG file, completely or not at all; equal pages give equal bytes."""
+    with atomic.replacing(path) as temporary:
+        page.savefig(temporary, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
 
 
-def _drawable(text: str, font: FontProperties | None = None) -> str:
+def _drawable(text: str, weight: str = "normal") -> str:
     """Return the text with codes, such as \\u732b, instead of the letters that no font in use has."""
     families = matplotlib.rcParams["font.family"]
-    weight = font.get_weight() if font else "normal"
     return "".join(
         character if _is_in_font(character, families, weight) else character.encode("unicode_escape").decode()
         for character in text
     )
 
 
-def _is_in_font(character: str, families: Sequence[str], weight: str | int = "normal") -> bool:
+def _is_in_font(character: str, families: Sequence[str], weight: str = "normal") -> bool:
     return character.isascii() or any(
         get_font(findfont(FontProperties(family=name, weight=weight))).get_char_index(ord(character))
         for name in families
@@ -182,9 +183,8 @@ def _drawn_by(path: str, characters: Set[str]) -> Set[str]:
     return set()
 
 
-def _text_width(text: str, size: float, font: FontProperties | None = None) -> float:
+def _text_width(text: str, size: float, weight: str = "normal") -> float:
     """Return the width of one line of text in inches."""
-    font = FontProperties() if font is None else font.copy()
-    font.set_size(100)  # measured large and scaled, so that hinting does not round it
+    font = FontProperties(weight=weight, size=100)  # measured large and scaled, so that hinting does not round it
     renderer: Any = RendererAgg(1, 1, 72)  # type: ignore[no-untyped-call]
     return float(renderer.get_text_width_height_descent(text, font, False)[0]) * size / 7200

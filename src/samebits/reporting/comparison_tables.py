@@ -12,6 +12,7 @@ from samebits.comparison.paired import Accuracies
 from samebits.comparison.predicted import Predicted
 from samebits.comparison.seeds import Change, Group
 from samebits.comparison.statistics import Estimate, Estimates
+from samebits.errors import listed
 
 _MAX_DIFFERENCES = 6
 
@@ -45,20 +46,8 @@ def to_markdown(comparison: Comparison) -> str:
 
 def to_json(comparison: Comparison) -> str:
     """Return everything as JSON: accuracies as shares, losses in nats, null if there are too few values for a number."""
-    values: dict[str, Any] = {"verdict": comparison.verdict}
-    if isinstance(comparison, NetworkComparison):
-        pair = comparison.pair
-        values |= {
-            "kind": "networks",
-            "accuracy": pair.overall,
-            "loss": pair.loss._asdict(),
-            "calibration_error": pair.calibration_error._asdict(),
-            "num_changed_predictions": pair.changed,
-            "per_class": pair.per_class,
-        }
-        values |= {name: getattr(comparison, name) for name in ("a", "b", "differences", "notes")}
-    else:
-        values |= {"kind": "seeds", **vars(comparison)}
+    kind = "networks" if isinstance(comparison, NetworkComparison) else "seeds"
+    values = {"verdict": comparison.verdict, "kind": kind, **vars(comparison)}
     return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False, default=_values)
 
 
@@ -68,17 +57,17 @@ FORMATS: dict[str, Callable[[Comparison], str]] = {"terminal": to_terminal, "jso
 def tables(comparison: Comparison) -> tuple[Table, Table]:
     """Return the table of all images, and that of accuracy by class."""
     if isinstance(comparison, NetworkComparison):
-        pair, overall = comparison.pair, comparison.pair.overall
+        overall = comparison.accuracy
         alone = f"{overall.only_a:,}", f"{overall.only_b:,}", f"{overall.only_b - overall.only_a:+,}"
         rows: Table = [
             ("", "A", "B", "B − A", "p"),
             ("accuracy, %", *_estimates(overall, 2, 100), _p(overall.p)),
-            ("loss", *_estimates(pair.loss, 4, 1), ""),
-            ("calibration error, %", *_estimates(pair.calibration_error, 2, 100), ""),
+            ("loss", *_estimates(comparison.loss, 4, 1), ""),
+            ("calibration error, %", *_estimates(comparison.calibration_error, 2, 100), ""),
             ("only this one is right", *alone, ""),
         ]
         classes: Table = [("class, %", "A", "B", "B − A", "only A / B", "p (Holm)")]
-        for name, each in pair.per_class.items():
+        for name, each in comparison.per_class.items():
             classes.append((name, *_estimates(each, 1, 100), f"{each.only_a:,} / {each.only_b:,}", _p(each.p)))
     else:
         a, b = ("1 seed" if len(group) == 1 else f"{len(group)} seeds" for group in (comparison.a, comparison.b))
@@ -96,10 +85,8 @@ def tables(comparison: Comparison) -> tuple[Table, Table]:
 def who(comparison: Comparison) -> list[str]:
     """Say in a line each what A and B are, and what they differ in."""
     lines = [f"A: {_title(comparison.a)}", f"B: {_title(comparison.b)}"]
-    different = comparison.differences
-    if different:
-        more = f" and {len(different) - _MAX_DIFFERENCES} more" if len(different) > _MAX_DIFFERENCES else ""
-        lines.append(f"B differs in: {', '.join(different[:_MAX_DIFFERENCES])}{more}")
+    if comparison.differences:
+        lines.append(f"B differs in: {listed(comparison.differences, _MAX_DIFFERENCES)}")
     return lines
 
 

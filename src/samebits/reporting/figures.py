@@ -1,11 +1,11 @@
 """The pictures of a run. Equal inputs give byte-equal PNG files; see `samebits.reporting.canvas` for how.
 
-Each function writes one PNG file to `path`, and raises ValueError if its input is empty, too large or malformed.
+Each function writes one PNG file to `path`.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,17 +15,12 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from samebits.reporting import canvas
-from samebits.reporting.canvas import BLUE, INK, LINE, LINE_HEIGHT, MARGIN, SKY, VERMILLION, percent
+from samebits.reporting.canvas import BLUE, DASHES, INK, LINE, LINE_HEIGHT, MARGIN, SKY, VERMILLION, percent
 
-MAX_ROWS = 100_000
-MAX_CLASSES = 1000
-MAX_IMAGES = 40
-MAX_IMAGE_SIDE = 4096
-MAX_BINS = 100
+if TYPE_CHECKING:
+    from samebits.evaluation.metrics.summary import Calibration
 
-_HISTORY_COLUMNS = ["step", "epoch", "train_loss", "validation_loss", "validation_accuracy"]
 _FOOT = 0.65  # inches, from the bottom edge to axes with tick labels and a label
-_DASHES = (0, (4, 3))
 _IMAGE_PIXELS = 192  # longest side of a drawn image: 6 times that of a 32 by 32 image
 _RIGHT, _WRONG = (canvas.BLUE_TEXT, "✓"), (canvas.VERMILLION_TEXT, "✗")
 _COUNT = "{x:,.0f}"
@@ -39,11 +34,7 @@ def training_curves(history: pd.DataFrame, path: Path, title: str) -> None:
     `history` has the columns step and epoch (int), train_loss (float, mean over the reporting interval), validation_loss and
     validation_accuracy (float, accuracy in [0, 1]; NaN in rows without it). A training loss that is not finite leaves a gap.
     """
-    _require(1 <= len(history) <= MAX_ROWS, f"history has {len(history)} rows, not 1 to {MAX_ROWS}")
-    missing = [column for column in _HISTORY_COLUMNS if column not in history]
-    _require(not missing, f"history lacks the columns {missing}")
-    rows = history[_HISTORY_COLUMNS].astype("float64").replace([np.inf, -np.inf], np.nan)
-    _require(bool(rows[["step", "epoch"]].notna().all(axis=None)), "a step or an epoch is not a number")
+    rows = history.replace([np.inf, -np.inf], np.nan)
     validated = rows.dropna(subset="validation_accuracy")
 
     panels = 1 if validated.empty else 2
@@ -63,7 +54,7 @@ def training_curves(history: pd.DataFrame, path: Path, title: str) -> None:
         curve(axes, validated, "validation_accuracy", VERMILLION, "--", "validation")
         axes.yaxis.set_major_formatter(percent)
 
-    first, last = int(rows["epoch"].min()), int(rows["epoch"].max())
+    first, last = rows["epoch"].min(), rows["epoch"].max()
     start, end = rows["step"].min(), rows["step"].max()
     space = max(0.03 * (end - start), 0.5)
     for axes in (loss, *accuracy):
@@ -80,14 +71,9 @@ def confusion_matrix(counts: NDArray[np.integer[Any]], class_names: Sequence[str
     """Draw a confusion matrix shaded by the share of each row, with the counts if there is room for them.
 
     `counts` is an integer array (C, C) of images, rows by true class and columns by predicted class, in the order of
-    `class_names`; C is 2 to 1000.
+    `class_names`.
     """
-    counts, classes = np.asarray(counts), len(class_names)
-    _require(2 <= classes <= MAX_CLASSES, f"{classes} classes, not 2 to {MAX_CLASSES}")
-    _require(counts.shape == (classes, classes), f"counts has shape {counts.shape} for {classes} classes")
-    _require(np.issubdtype(counts.dtype, np.integer) and counts.min() >= 0, "a count is no whole number from 0")
-    _require(counts.sum() > 0, "every count is 0")
-
+    classes = len(class_names)
     side = min(max(2.6, 0.56 * classes), 6.0 + 0.05 * max(0, classes - 10))
     cell = side / classes
     size = min(8.5, 0.85 * cell * 72)
@@ -136,19 +122,12 @@ def labelled_images(
 ) -> None:
     """Draw a grid of images with a caption under each, marked right or wrong if `correct` is given.
 
-    `images` is a uint8 array (N, H, W, 3) of RGB or (N, H, W, 1) of grey values, N up to 40; `captions` and `correct` have N items. A caption
+    `images` is a uint8 array (N, H, W, 3) of RGB or (N, H, W, 1) of grey values; `captions` and `correct` have N items. A caption
     wider than its image is broken into lines. Without images the picture says "none".
     """
-    number = len(images)
-    if images.ndim == 4 and images.shape[3] == 1:
+    number, sides = len(images), images.shape[1:3]
+    if images.shape[3] == 1:
         images = np.repeat(images, 3, axis=3)
-    _require(number <= MAX_IMAGES, f"{number} images, not 0 to {MAX_IMAGES}")
-    fits = images.ndim == 4 and images.shape[3] == 3 and images.dtype == np.uint8
-    _require(fits, f"images are {images.dtype} {images.shape}, not uint8 (N, H, W, 3)")
-    sides = images.shape[1:3]
-    _require(min(sides) >= 1 and max(sides) <= MAX_IMAGE_SIDE, f"images of {sides} pixels")
-    _require(len(captions) == number, f"{len(captions)} captions for {number} images")
-    _require(correct is None or len(correct) == number, "`correct` must have one item for each image")
     if number == 0:
         page = canvas.new_page(4.0, canvas.HEAD + 0.4, title)
         canvas.write(page, MARGIN, 0.4, "none", INK, 9.0)
@@ -186,30 +165,12 @@ def labelled_images(
 
 
 @canvas.fixed_style
-def reliability_diagram(
-    bin_confidence: NDArray[np.floating[Any]],
-    bin_accuracy: NDArray[np.floating[Any]],
-    bin_count: NDArray[np.integer[Any]],
-    calibration_error: float,
-    path: Path,
-    title: str,
-) -> None:
-    """Draw the accuracy by confidence, its gap to the confidence, and the number of images by bin beneath.
-
-    The arrays (bins,) describe equal-width bins that cover [0, 1]: mean confidence and accuracy are float in [0, 1], NaN in an
-    empty bin; the count of images is an integer. `calibration_error` is the expected calibration error, in [0, 1].
-    """
-    counts = np.asarray(bin_count)
-    bins = len(counts)
-    _require(1 <= bins <= MAX_BINS, f"{bins} bins, not 1 to {MAX_BINS}")
-    _require(len(bin_confidence) == len(bin_accuracy) == bins, "the arrays of bins differ in length")
-    full = counts > 0
-    _require(bool(full.any()), "every bin is empty")
-    confidence, accuracy = (np.asarray(values, "float64")[full] for values in (bin_confidence, bin_accuracy))
-    _require_shares("a bin's confidence", confidence)
-    _require_shares("a bin's accuracy", accuracy)
-    _require_shares("calibration_error", calibration_error)
-
+def reliability_diagram(calibration: "Calibration", path: Path, title: str) -> None:
+    """Draw the accuracy by confidence, its gap to the confidence, and the number of images by bin beneath."""
+    bins, full = len(calibration.count), calibration.count > 0
+    confidence, accuracy, counts = (
+        values[full] for values in (calibration.confidence, calibration.accuracy, calibration.count)
+    )
     left, side, under = MARGIN + 0.72, 4.4, 1.0
     page = canvas.new_page(left + side + 0.4, canvas.HEAD + 0.5 + side + 0.22 + under + _FOOT, title)
     upper = canvas.add_axes(page, left, _FOOT + under + 0.22, side, side)
@@ -219,13 +180,13 @@ def reliability_diagram(
     upper.bar(edges, accuracy, color=SKY, edgecolor="white", label="accuracy", **bar)
     gap: _Style = {"facecolor": "none", "edgecolor": VERMILLION, "hatch": "////", "label": "gap to mean confidence"}
     upper.bar(edges, confidence - accuracy, bottom=accuracy, **gap, **bar)
-    upper.plot([0, 1], [0, 1], color=INK, linewidth=1.1, linestyle=_DASHES, label="ideal")
-    upper.set_title(f"Expected calibration error: {percent(calibration_error)}", pad=26)
+    upper.plot([0, 1], [0, 1], color=INK, linewidth=1.1, linestyle=DASHES, label="ideal")
+    upper.set_title(f"Expected calibration error: {percent(calibration.error)}", pad=26)
     upper.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, columnspacing=1.6)
     upper.set(ylabel="accuracy", ylim=(0, 1))
     upper.yaxis.set_major_formatter(percent)
     upper.tick_params(labelbottom=False)
-    lower.bar(edges, counts[full], color=LINE, edgecolor="white", **bar)
+    lower.bar(edges, counts, color=LINE, edgecolor="white", **bar)
     lower.set(ylabel="images", xlabel="confidence (probability given to the predicted class)")
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     lower.yaxis.set_major_formatter(_COUNT)
@@ -243,23 +204,17 @@ def per_class_accuracy(
 ) -> None:
     """Draw a bar of accuracy for each class, in the order given, and a line at the overall accuracy.
 
-    `accuracy` has one value in [0, 1] for each of the 1 to 1000 `class_names`, NaN for a class without images; `overall` is
-    in [0, 1].
+    `accuracy` has one value in [0, 1] for each of the `class_names`, NaN for a class without images; `overall` is in [0, 1].
     """
     values, classes = np.asarray(accuracy, "float64"), len(class_names)
-    _require(1 <= classes <= MAX_CLASSES, f"{classes} classes, not 1 to {MAX_CLASSES}")
-    _require(values.shape == (classes,), f"{values.size} accuracies for {classes} classes")
     known = ~np.isnan(values)
-    _require_shares("an accuracy", values[known])
-    _require_shares("the overall accuracy", overall)
-
     size, pitch = (8.5, 0.28) if classes <= 40 else (7.5, 0.19)
     names, longest = canvas.class_labels(class_names, size)
     left, width, height = MARGIN + 0.1 + longest, 4.6, max(classes * pitch, 0.5)
     page = canvas.new_page(left + width + 0.9, canvas.HEAD + 0.2 + height + _FOOT, title)
     axes = canvas.add_axes(page, left, _FOOT, width, height)
     axes.barh(np.arange(classes)[known], values[known], height=0.7, color=SKY)
-    axes.axvline(overall, color=INK, linewidth=1.1, linestyle=_DASHES)
+    axes.axvline(overall, color=INK, linewidth=1.1, linestyle=DASHES)
     side = "left" if overall < 0.15 else "right" if overall > 0.85 else "center"
     above: _Style = {"transform": axes.get_xaxis_transform(), "ha": side, "va": "bottom", "fontsize": 8.5}
     axes.text(overall, 1 + 0.05 / height, f"overall {overall:.1%}", **above)
@@ -280,13 +235,3 @@ def curve(axes: Axes, rows: pd.DataFrame, column: str, colour: str, dashes: str,
         marker = "o" if len(rows) <= 40 else None
         style: _Style = {"color": colour, "marker": marker, "markersize": 3.5, "linewidth": 1.6, "label": label}
         axes.plot(rows["step"], rows[column], dashes, **style)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _require_shares(name: str, values: NDArray[np.float64] | float) -> None:
-    inside = np.asarray((np.asarray(values) >= 0) & (np.asarray(values) <= 1))
-    _require(bool(inside.all()), f"{name} is not in [0, 1]")

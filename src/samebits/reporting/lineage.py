@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from samebits import paths, tracking
+from samebits.errors import listed
 from samebits.repository import git
 from samebits.repository.dvc_lock import flatten
 from samebits.results import Result
@@ -16,10 +17,8 @@ def origin(revision: Result) -> dict[str, str]:
     rows = {"commit": revision.commit or "none: not in git"}
     if revision.is_workspace:
         written = (paths.LOCK, f"{Path(paths.METRICS).parent}/")  # by the result itself
-        changed = [path for path in git.uncommitted(revision.root) if not path.startswith(written)]
-        if changed:
-            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            rows["uncommitted"] = f"{', '.join(changed[:3])}{more}"
+        if changed := [path for path in git.uncommitted(revision.root) if not path.startswith(written)]:
+            rows["uncommitted"] = listed(changed)
     elif revision.name != revision.commit:
         rows["named"] = revision.name
     rows |= {f"{name}, MD5": md5 for name, path in _HASHES.items() if (md5 := revision.md5(path))}
@@ -29,10 +28,7 @@ def origin(revision: Result) -> dict[str, str]:
 
 def machine(revision: Result) -> dict[str, str]:
     """Return the kind of machine and the versions of libraries that made the result; empty if not recorded."""
-    try:
-        environment = json.loads(revision.read(paths.ENVIRONMENT) or b"{}")
-    except ValueError:
-        return {}
+    environment = json.loads(revision.read(paths.ENVIRONMENT) or b"{}")
     return {
         key: ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         for key, value in flatten(environment).items()
@@ -57,12 +53,10 @@ def _run(revision: Result) -> str | None:
     uri = tracking.tracking_uri(revision.root)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         return None
-    data_md5, checkpoint_md5 = revision.md5(paths.DATASET), revision.md5(paths.CHECKPOINT)
-    if not (data_md5 and checkpoint_md5):
-        return None
+    hashes = revision.record.hashes
     try:
-        store = tracking.open_store(revision.root)
-        run = tracking.find_run(store, tracking.content_md5(revision.parameters(), data_md5, checkpoint_md5))
+        content = tracking.content_md5(revision.parameters(), hashes[paths.DATASET], hashes[paths.CHECKPOINT])
+        run = tracking.find_run(tracking.open_store(revision.root), content)
     except Exception:  # servers fail in many ways, and the page does not depend on one
         return None
     return f"{run.info.run_name} ({run.info.run_id})" if run else None

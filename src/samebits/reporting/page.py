@@ -36,8 +36,8 @@ def write_comparison(compared: Comparison, path: Path) -> None:
     page = _result(compared.b)
     images, a, b = _test_images(compared.b), compared.a.predictions, compared.b.predictions
     flipped = {
-        "Now right": page_images.flipped(images, a, b, compared.pair.flipped_to_right),
-        "Now wrong": page_images.flipped(images, a, b, compared.pair.flipped_to_wrong),
+        "Now right": page_images.flipped(images, a, b, np.flatnonzero(b.is_right & ~a.is_right)),
+        "Now wrong": page_images.flipped(images, a, b, np.flatnonzero(a.is_right & ~b.is_right)),
     }
     atomic.write_text(path, rendering.render("page", page | shown | {"flipped": flipped}))
 

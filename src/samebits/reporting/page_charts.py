@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from samebits.evaluation.metrics.summary import NUM_BINS, Calibration
 from samebits.reporting import canvas, figures
-from samebits.reporting.canvas import BLUE, INK, SKY, VERMILLION
+from samebits.reporting.canvas import BLUE, DASHES, INK, SKY, VERMILLION
 from samebits.reporting.page_svg import SIZE, page_style, svg
 
 
@@ -45,7 +45,7 @@ def reliability_diagram(calibration: Calibration) -> Markup:
     axes = page.add_subplot()
     axes.bar(edges, accuracy, 1 / NUM_BINS, align="edge", color=SKY, edgecolor=INK, linewidth=0.6, label="accuracy")
     axes.plot(confidence, accuracy, "o", color=BLUE, markersize=3.5, label="mean of its bin")
-    axes.plot([0, 1], [0, 1], color=INK, linewidth=1.1, linestyle=(0, (4, 3)), label="ideal")
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=1.1, linestyle=DASHES, label="ideal")
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     axes.xaxis.set_major_formatter(canvas.percent)
     axes.yaxis.set_major_formatter(canvas.percent)

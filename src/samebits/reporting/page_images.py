@@ -14,7 +14,7 @@ from samebits.checkpoint import Checkpoint
 from samebits.evaluation.predictions import Predictions
 
 NUM_EXAMPLES = 24
-NUM_FLIPPED = 12  # each way
+_NUM_FLIPPED = 12  # each way
 _MAX_MISTAKES = 72  # of all classes; if they are too many for it, of those with the most mistakes
 _MAX_MISTAKES_PER_CLASS = 6
 _MAX_FILTERS = 64
@@ -52,7 +52,7 @@ def labelled(pixels: Pixels, table: Predictions, indices: Iterable[int]) -> list
 def flipped(pixels: Pixels, a: Predictions, b: Predictions, indices: NDArray[np.int64]) -> list[Picture]:
     """Show those of the test images `indices` that B is surest of, with the predictions of A and B."""
     pictures = []
-    for index in b.surest_first(indices)[:NUM_FLIPPED]:
+    for index in b.surest_first(indices)[:_NUM_FLIPPED]:
         true, before, after = (b.class_names[each[index]] for each in (b.labels, a.predicted, b.predicted))
         told = f"Test image {index}, {true}: A says {before}, B says {after}"
         caption = f"{true}: {before} → {after}"

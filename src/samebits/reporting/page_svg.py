@@ -3,7 +3,6 @@
 import io
 import re
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import matplotlib.style
 from markupsafe import Markup, escape
@@ -20,7 +19,6 @@ _STYLE = canvas.STYLE | {
     "svg.fonttype": "none",
     "svg.hashsalt": "samebits",
     "font.size": FONT_SIZE,
-    "axes.labelsize": FONT_SIZE,
     "xtick.labelsize": FONT_SIZE,
     "ytick.labelsize": FONT_SIZE,
     "legend.fontsize": FONT_SIZE,
@@ -30,7 +28,7 @@ _STYLE = canvas.STYLE | {
 page_style = matplotlib.style.context(["default", _STYLE])
 
 
-def svg(page: Figure, told: str, titles: Mapping[str, str] = MappingProxyType({})) -> Markup:
+def svg(page: Figure, told: str, titles: Mapping[str, str] | None = None) -> Markup:
     """Return the drawing as SVG that leaves size, font and colours to the page; `told` describes it in words.
 
     `titles` are shown over the artists whose gid is the key.

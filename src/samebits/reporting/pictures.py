@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samebits import atomic
 from samebits.evaluation.metrics import summary
 from samebits.evaluation.predictions import Predictions
 from samebits.reporting import figures
@@ -20,18 +19,13 @@ def draw_charts(
 ) -> None:
     """Draw training curves, confusion matrix, accuracy by class and reliability diagram into `folder` as PNG."""
     names, calibration = table.class_names, summary.calibration(table.probabilities, table.labels)
-    with atomic.replacing(folder / "training_curves.png") as path:
-        figures.training_curves(history, path, title)
-    with atomic.replacing(folder / "confusion_matrix.png") as path:
-        counts = summary.confusion_counts(table.labels, table.predicted, len(names))  # rows: true classes
-        figures.confusion_matrix(counts, names, path, title)
-    with atomic.replacing(folder / "per_class_accuracy.png") as path:
-        shares = (metrics["per_class"][name]["accuracy"] for name in names)
-        accuracies = [share if number else np.nan for share, number in zip(shares, counts.sum(axis=1), strict=True)]
-        figures.per_class_accuracy(accuracies, metrics["accuracy"], names, path, title)
-    with atomic.replacing(folder / "reliability_diagram.png") as path:
-        bins = calibration.confidence, calibration.accuracy, calibration.count
-        figures.reliability_diagram(*bins, calibration.error, path, title)
+    counts = summary.confusion_counts(table.labels, table.predicted, len(names))  # rows: true classes
+    shares = (metrics["per_class"][name]["accuracy"] for name in names)
+    accuracies = [share if number else np.nan for share, number in zip(shares, counts.sum(axis=1), strict=True)]
+    figures.training_curves(history, folder / "training_curves.png", title)
+    figures.confusion_matrix(counts, names, folder / "confusion_matrix.png", title)
+    figures.per_class_accuracy(accuracies, metrics["accuracy"], names, folder / "per_class_accuracy.png", title)
+    figures.reliability_diagram(calibration, folder / "reliability_diagram.png", title)
 
 
 def draw_images(
@@ -42,5 +36,4 @@ def draw_images(
     for index, right in zip(indices, is_right, strict=True):
         true, guess = (table.class_names[each[index]] for each in (table.labels, table.predicted))
         captions.append(true if right else f"{true}, taken for {guess}")
-    with atomic.replacing(path) as temporary:
-        figures.labelled_images(images, captions, list(is_right), temporary, title)
+    figures.labelled_images(images, captions, list(is_right), path, title)

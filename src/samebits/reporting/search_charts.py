@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from samebits.reporting import canvas
-from samebits.reporting.canvas import BLUE, INK, LINE, SKY, VERMILLION
+from samebits.reporting.canvas import BLUE, DASHES, INK, LINE, SKY, VERMILLION
 from samebits.reporting.page_svg import FONT_SIZE, SIZE, page_style, svg
 from samebits.search.confirmation import Confirmation, mean_estimate
 from samebits.search.objective import Objective
@@ -20,9 +20,8 @@ from samebits.search.search_file import Parameter, ParamValue
 from samebits.search.trials import Trial, best_first
 from samebits.search.tuning_curve import Band
 
-_DASHES, _DOTS = (0, (4, 3)), (0, (1, 2))
 # The lines of trials that are not complete.
-_STOPPED: dict[str, Any] = {"pruned": _DASHES, "failed": _DOTS}
+_STOPPED: dict[str, Any] = {"pruned": DASHES, "failed": (0, (1, 2))}
 _ROW = 0.66  # inches between two axes of the parallel coordinates
 _SMALL = 9.5  # points
 _WIDTH = SIZE[0] - 0.4  # inches for what is written about one axis
@@ -35,8 +34,7 @@ def progress(objective: Objective, trials: Sequence[Trial], band: Band | None) -
     page = Figure(figsize=SIZE)
     axes = page.add_subplot()
     complete = {
-        trial.number: value
-        for trial, value in sorted(best_first(trials, not objective.is_lower_better), key=lambda each: each[0].number)
+        each.number: each.objective for each in trials if each.state == "complete" and each.objective is not None
     }
     for number, value in complete.items():
         axes.plot(number, value, "o", color=BLUE, markersize=4, alpha=0.6, gid=f"progress-trial-{number}")

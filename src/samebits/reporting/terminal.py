@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from samebits.repository.dvc_lock import flatten
+
 
 def accuracy_table(metrics: Mapping[str, Any]) -> str:
     """Return accuracy with its 95 % interval, and accuracy by class as bars, from the metrics that evaluate wrote."""
@@ -15,16 +17,15 @@ def accuracy_table(metrics: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def differences(recorded: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Name what differs between two environments, as `key: recorded → here`."""
+def differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Name what differs between two environments, as `key recorded → here`."""
+    before, after = flatten(recorded), flatten(here)
     lines = []
-    for key in dict.fromkeys([*recorded, *here]):
-        old, new = recorded.get(key), here.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            lines += differences(old, new, f"{prefix}{key}.")
-        elif isinstance(old, list) and isinstance(new, list):
+    for key in {**before, **after}:
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, list) and isinstance(new, list):
             signs = [f"-{name}" for name in old if name not in new] + [f"+{name}" for name in new if name not in old]
-            lines += [f"{prefix}{key} {' '.join(signs)}"] if signs else []
+            lines += [f"{key} {' '.join(signs)}"] if signs else []
         elif old != new:
-            lines.append(f"{prefix}{key} {old} → {new}")
+            lines.append(f"{key} {old} → {new}")
     return lines

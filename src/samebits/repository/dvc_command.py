@@ -116,7 +116,7 @@ def reproduce_here(root: Path, environment: Mapping[str, str], experiment: Mappi
     return True
 
 
-def edit_yaml(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+def edit_yaml(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
     """Change a YAML file as DVC does: its comments and the order of its keys stay."""
     from dvc.utils.serialize import modify_yaml
 

@@ -1,5 +1,6 @@
 """What DVC records of stages that ran: in dvc.lock, in a .dvc file, in the run cache."""
 
+import copy
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -127,6 +128,22 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def put(values: dict[str, Any], flattened: Mapping[str, Any]) -> dict[str, Any]:
+    """Put parameters with dotted keys into nested ones, and return these; null removes a key."""
+    for key, value in flattened.items():
+        *names, last = key.split(".")
+        section = values
+        for name in names:
+            if not isinstance(section.get(name), dict):
+                section[name] = {}
+            section = section[name]
+        if value is None:
+            section.pop(last, None)
+        else:
+            section[last] = copy.deepcopy(value)  # a key within it may be put after it
+    return values
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:

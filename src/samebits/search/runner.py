@@ -20,8 +20,8 @@ from typing import Any
 
 from samebits import params, paths, recipe_links, results
 from samebits.errors import UserError, printable
-from samebits.repository import digests, dvc_command, git, sharing
-from samebits.search.search_file import ParamValue, SearchFile, checked, put
+from samebits.repository import digests, dvc_command, dvc_lock, git, sharing
+from samebits.search.search_file import ParamValue, SearchFile, checked
 from samebits.search.workplace import clone, end_stages, run_git
 
 # What, besides parameters and images, decides a result: code, and how DVC runs it.
@@ -170,7 +170,7 @@ class SettingRunner:
         print(f"\n{experiment}", flush=True)
         shutil.rmtree(self._folder / paths.RECIPES)  # with the links of the setting before
         run_git(self._folder, "checkout", "--force", self._project.commit, "--", paths.PARAMETERS, paths.RECIPES)
-        dvc_command.edit_yaml(self._folder / paths.PARAMETERS, lambda content: put(content, changes))
+        dvc_command.edit_yaml(self._folder / paths.PARAMETERS, lambda content: dvc_lock.put(content, changes))
         recipe_links.create(self._folder, {settings.recipe: settings.chosen})
         dvc_command.fetch_tracked(self._project.root, self._project.commit, settings.data.path, self._folder)
         run_git(self._folder, "add", "--all")  # so that MLflow's patch holds new links too

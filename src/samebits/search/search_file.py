@@ -15,6 +15,7 @@ from samebits import params
 from samebits.errors import UserError
 from samebits.params import Params
 from samebits.quantities import Count, Seed
+from samebits.repository.dvc_lock import put
 
 # A value of params.yaml: null (the key is absent), a number, a text, true or false, a list or a section.
 ParamValue = Any
@@ -185,27 +186,10 @@ class SearchFile(params.Section):
 
 def checked(settings: dict[str, Any], values: Mapping[str, ParamValue], name: str) -> Params:
     """Return the content of params.yaml with these values. Raises UserError, which begins with `name`, if it may not be."""
-    changed = copy.deepcopy(settings)
-    put(changed, values)
     try:
-        return Params.model_validate(changed)
+        return Params.model_validate(put(copy.deepcopy(settings), values))
     except ValidationError as error:
         raise UserError(f"{name}: {params.first_line(error)}") from None
-
-
-def put(settings: dict[str, Any], values: Mapping[str, ParamValue]) -> None:
-    """Put values with dotted keys into nested settings; null removes a key."""
-    for key, value in values.items():
-        *sections, last = key.split(".")
-        section = settings
-        for each in sections:
-            if not isinstance(section.get(each), dict):
-                section[each] = {}
-            section = section[each]
-        if value is None:
-            section.pop(last, None)
-        else:
-            section[last] = copy.deepcopy(value)  # a key within it may be put after it
 
 
 def load(path: Path) -> SearchFile:
