@@ -212,7 +212,7 @@ def _watch(workers: _Workers, database: Database, search: SearchFile, num_worker
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with workers.ending(), tqdm(total=search.num_trials, unit="trial", leave=False, disable=None) as bar:
         while True:
-            agenda = Agenda(search, database.tasks())
+            agenda = Agenda(search, database.results())
             while num_shown in agenda.trials:
                 bar.write(_line(search, agenda.trials[num_shown]))
                 num_shown, num_deaths = num_shown + 1, 0
