@@ -56,8 +56,11 @@ class Agenda:
             return {}
         from samebits.search.confirmation import trainings
 
-        found = enumerate(trainings(self.search, best))
-        return {f"confirmation {place:04d}": (dict(values), seed) for place, (values, seed) in found}
+        # With more trials another one may win, so a name tells what is trained.
+        return {
+            f"confirmation of {_name(best.number) if values else 'baseline'}, seed {seed}": (dict(values), seed)
+            for values, seed in trainings(self.search, best)
+        }
 
     @property
     def open_confirmations(self) -> list[str]:
