@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from samebits import params, paths, recipe_links, results
-from samebits.errors import UserError, printable
+from samebits.errors import UserError, last_mistake
 from samebits.repository import digests, dvc_command, git, sharing
 from samebits.search.search_file import ParamValue, SearchFile, checked, put
 from samebits.search.workplace import clone, end_stages, run_git
@@ -27,7 +27,7 @@ from samebits.search.workplace import clone, end_stages, run_git
 # What, besides parameters and images, decides a result: code, and how DVC runs it.
 _CODE = ("src", "stages", "recipes", paths.PINS, paths.PIPELINE)
 # What a stage says if its training diverged, which it will each time it runs.
-_DIVERGED = ("error: training stopped: the loss is", "error: the network's outputs are not finite")
+_DIVERGED = ("training stopped: the loss is", "the network's outputs are not finite")
 # What it says after each epoch.
 _EPOCH = re.compile(
     r"^epoch \d+: validation_loss (?P<validation_loss>\S+), validation_accuracy (?P<validation_accuracy>\S+)\n",
@@ -183,11 +183,10 @@ class SettingRunner:
             history = self._history(start, settings.chosen.train.num_epochs)
             if stopped.is_set():
                 return SettingResult(history=history)
-            said = [line.strip() for line in self._said(start).splitlines() if line.startswith("error: ")]
-            reason = printable(said[-1]) if said else f"error: DVC could not run it: see {self._log}"
+            reason = last_mistake(self._said(start)) or f"DVC could not run it: see {self._log}"
             if reason.startswith(_DIVERGED):
-                return SettingResult(history=history, diverged=reason.removeprefix("error: "))
-            raise UserError(f"{experiment}: {reason.removeprefix('error: ')}")
+                return SettingResult(history=history, diverged=reason)
+            raise UserError(f"{experiment}: {reason}")
         self._commit(experiment)
         found = self.find(experiment)
         assert found is not None
