@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -177,15 +177,15 @@ class SettingRunner:
         # Runs in MLflow and resume points lie in the user's repository.
         variables = {"DVC_ROOT": str(self._project.root), "DVC_EXP_NAME": experiment}
         variables["DVC_EXP_BASELINE_REV"] = self._project.commit
-        with self._watched(start, settings.chosen.train.num_epochs, is_poor) as stopped:
+        so_far = partial(self._history, start, settings.chosen.train.num_epochs)
+        with self._watched(so_far, is_poor) as stopped:
             is_done = dvc_command.reproduce_here(self._folder, self._environment, variables)
         if not is_done:
-            history = self._history(start, settings.chosen.train.num_epochs)
             if stopped.is_set():
-                return SettingResult(history=history)
+                return SettingResult(history=so_far())
             reason = last_mistake(self._said(start)) or f"DVC could not run it: see {self._log}"
             if reason.startswith(_DIVERGED):
-                return SettingResult(history=history, diverged=reason)
+                return SettingResult(history=so_far(), diverged=reason)
             raise UserError(f"{experiment}: {reason}")
         self._commit(experiment)
         found = self.find(experiment)
@@ -214,14 +214,14 @@ class SettingRunner:
 
     @contextmanager
     def _watched(
-        self, start: int, num_epochs: int, is_poor: Callable[[History], bool] | None
+        self, so_far: Callable[[], History], is_poor: Callable[[History], bool] | None
     ) -> Iterator[threading.Event]:
-        """End the stage as soon as its history is poor; the event then is set."""
+        """End the stage as soon as its history so far is poor; the event then is set."""
         stopped, is_over = threading.Event(), threading.Event()
 
         def watch() -> None:
             while is_poor and not is_over.wait(_WATCH_SECONDS):
-                if is_poor(self._history(start, num_epochs)):
+                if is_poor(so_far()):
                     stopped.set()
                     end_stages(self._folder)
                     return

@@ -147,7 +147,6 @@ class _Workers:
     def start(self, place: int) -> None:
         """Start the worker number `place`."""
         log = self._log(place)
-        log.touch()
         arguments = [
             self._project.root,
             self._project.commit,

@@ -17,7 +17,6 @@ from statistics import fmean
 
 from samebits import portability
 from samebits.errors import UserError, as_one_line
-from samebits.processes import is_alive
 from samebits.search.agenda import Agenda
 from samebits.search.database import ADDRESS, LEASE_SECONDS, Database
 from samebits.search.proposals import Values
@@ -116,8 +115,7 @@ def _kept(database: Database, name: str) -> Iterator[None]:
 
 def _follow(parent: int) -> None:
     """End this process when the process that started it has ended."""
-    started = time.time()
-    while is_alive(parent, started):
+    while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
 
