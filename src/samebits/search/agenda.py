@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from samebits.search.proposals import Proposals, Values, num_known
-from samebits.search.search_file import SearchFile
+from samebits.search.search_file import ParamValue, SearchFile
 from samebits.search.trials import Trial, winner
 
 if TYPE_CHECKING:
@@ -50,16 +50,15 @@ class Agenda:
 
     @cached_property
     def confirmations(self) -> dict[str, tuple[Values, int]]:
-        """The values and the seed of each training of the confirmation, by the names of their tasks."""
+        """The values (none: the baseline) and the seed of each training of the confirmation, by the names of their tasks."""
         best = winner(list(self.trials.values()), self.search.is_maximized)
-        if len(self.trials) < self.search.num_trials or best is None or self.search.confirm is None:
+        if len(self.trials) < self.search.num_trials or best is None:
             return {}
-        from samebits.search.confirmation import trainings
-
         # With more trials another one may win, so a name tells what is trained.
         return {
-            f"confirmation of {_name(best.number) if values else 'baseline'}, seed {seed}": (dict(values), seed)
-            for values, seed in trainings(self.search, best)
+            f"confirmation of {name}, seed {seed}": (values, seed)
+            for seed in self.search.fresh_seeds
+            for name, values in (("baseline", {}), (_name(best.number), best.values))
         }
 
     @property
@@ -82,10 +81,13 @@ class Agenda:
         """Compare the winner with the baseline, when nothing is left to do; None if there is nothing to compare."""
         from samebits.search.confirmation import Measured, confirm
 
-        results = [self.results[name] for name in self.confirmations]
-        # `confirm` asks for the trainings in their order.
-        measured = iter([Measured(each["objective"], each["test_accuracy"]) for each in results])
-        return confirm(self.search, list(self.trials.values()), lambda values, seed: next(measured))
+        results = {(bool(values), seed): self.results[name] for name, (values, seed) in self.confirmations.items()}
+
+        def measured(values: Mapping[str, ParamValue], seed: int) -> Measured:
+            result = results[bool(values), seed]
+            return Measured(result["objective"], result["test_accuracy"])
+
+        return confirm(self.search, list(self.trials.values()), measured)
 
     @cached_property
     def proposals(self) -> Proposals:

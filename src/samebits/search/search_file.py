@@ -144,6 +144,12 @@ class SearchFile(params.Section):
         return self.objective == "validation_accuracy"
 
     @property
+    def fresh_seeds(self) -> tuple[int, ...]:
+        """The seeds of the confirmation: those that follow the seeds of the trials, 0 to num_seeds − 1."""
+        number = self.confirm.num_seeds if self.confirm else 0
+        return tuple(range(self.num_seeds, self.num_seeds + number))
+
+    @property
     def proposals_sha256(self) -> str:
         """The SHA-256 of all that decides proposals and trials: not the name, the number of trials or the confirmation."""
         values = self.model_dump(exclude={"name", "num_trials", "confirm"}, exclude_unset=False)
