@@ -188,7 +188,7 @@ class _Workers:
             for process in self._wait():
                 process.kill()
 
-    def _wait(self) -> "list[subprocess.Popen[bytes]]":
+    def _wait(self) -> list[subprocess.Popen[bytes]]:
         """Wait for the workers to end, and return those that do not."""
         deadline = time.monotonic() + _END_SECONDS
         while (left := [each for each in self.running.values() if each.poll() is None]) and time.monotonic() < deadline:
