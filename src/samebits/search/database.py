@@ -65,11 +65,10 @@ class Database:
         """Note that the search is called `name`; return how many other searches bear that name."""
 
         def ask(connection: sql.Connection) -> int:
-            mine = _SEARCHES.c.id == self._search
-            if not connection.scalar(sql.select(sql.func.count()).where(mine)):
-                with suppress(IntegrityError), connection.begin_nested():  # somebody else was faster
-                    connection.execute(sql.insert(_SEARCHES).values(id=self._search, name=name))
-            return int(connection.scalar(sql.select(sql.func.count()).where(_SEARCHES.c.name == name, ~mine)) or 0)
+            with suppress(IntegrityError), connection.begin_nested():  # it is there already
+                connection.execute(sql.insert(_SEARCHES).values(id=self._search, name=name))
+            others = sql.select(sql.func.count()).where(_SEARCHES.c.name == name, _SEARCHES.c.id != self._search)
+            return connection.scalar(others) or 0
 
         return self._ask(ask)
 

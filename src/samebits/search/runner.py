@@ -97,9 +97,10 @@ class Project:
         return git.trees(self.root, self.commit, *_CODE)
 
     def search_sha256(self, search: SearchFile) -> str:
-        """Return the SHA-256 of all that decides proposals and results of a search."""
+        """Return the SHA-256 of all that decides trials: not the name, the number of trials or the confirmation."""
+        asked = search.model_dump(exclude={"name", "num_trials", "confirm"}, exclude_unset=False)
         data = checked(self.settings, search.fixed, "fixed").data
-        return _sha256([search.proposals_sha256, self.settings, self.code, *self.images(data)])
+        return _sha256([asked, self.settings, self.code, *self.images(data)])
 
 
 class SettingRunner:
