@@ -1,6 +1,7 @@
 """The winner of a search on fresh seeds: what is compared, what is said of it, and how often the intervals hold."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from benchmarks import search_luck
 from samebits.comparison import seeds
 from samebits.search import conclusion, tuning_curve
+from samebits.search.agenda import Agenda
 from samebits.search.confirmation import Measured, confirm, mean_estimate
 from samebits.search.search_file import ParamValue
 from samebits.search.trials import Trial
@@ -36,9 +38,7 @@ def test_the_first_of_the_best_and_the_baseline_are_measured_with_the_same_fresh
     confirmed = confirm(search_file(num_seeds=2), tried, measure)
     assert confirmed is not None and confirmed.winner.number == 1
     winner = {RATE: pytest.approx(0.02)}
-    assert measured == [
-        pair for seed in (2, 3, 4, 5, 6) for pair in (({}, seed), (winner, seed))
-    ]  # trials used 0 and 1
+    assert measured == [(values, seed) for values in ({}, winner) for seed in (2, 3, 4, 5, 6)]  # trials used 0 and 1
     same = seeds.compare(*([0.6 + better + SPREAD[seed % 5] for seed in range(2, 7)] for better in (0, 0.05)))
     assert confirmed.validation == same and same.is_significant
     assert confirmed.mean is not None and confirmed.mean.value == pytest.approx(0.65)
@@ -96,6 +96,17 @@ def test_without_a_complete_trial_or_the_wish_nothing_is_measured() -> None:
 
     assert confirm(search_file(), [trial(0, None, "failed")], measure) is None
     assert confirm(search_file(confirm=None), [trial(0, 0.7)], measure) is None
+
+
+def test_a_winner_among_more_trials_is_confirmed_itself() -> None:
+    tried = [trial(0, 0.7), trial(1, 0.8)]
+    results = {f"trial {each.number:06d}": {"trial": asdict(each), "machine": ""} for each in tried}
+    agenda = Agenda(search_file(num_trials=1), results)
+    measured = {"objective": 0.6, "test_accuracy": 0.6, "commit": ""}
+    results |= {name: measured for name in agenda.confirmations}
+    assert agenda.is_over and agenda.confirm().winner == tried[0]
+    more = Agenda(search_file(num_trials=2), results)
+    assert [more.confirmations[name] for name in more.open_confirmations] == [(tried[1].values, n) for n in range(1, 6)]
 
 
 @pytest.mark.parametrize("number", [100, pytest.param(1000, marks=pytest.mark.long)])

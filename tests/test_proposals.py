@@ -45,7 +45,7 @@ def run(file: SearchFile, num_workers: int, seed: int) -> dict[int, Trial]:
     """Let workers take trials in their order and end them in any order; each keeps proposals of its own."""
     draw = random.Random(seed)
     ended: dict[int, Trial] = {}
-    workers = [Proposals(file, ended, {}) for _ in range(num_workers)]
+    workers = [Proposals(file, ended) for _ in range(num_workers)]
     running: dict[int, Trial] = {}
     numbers = iter(range(file.num_trials))
     coming = next(numbers)

@@ -107,7 +107,10 @@ def test_one_worker_two_workers_and_none(searchable: Repository, searchable_temp
     # The file was edited: another search, which has its trainings in common with the first.
     write(searchable, epoch="best")
     other = searchable.run("samebits", "search", "search.yaml")
-    assert other.stderr.startswith("note: rates was another search before") and other.stderr.count("\n") == 1
+    assert (
+        other.stderr.startswith("note: the database knows another search called rates, ")
+        and other.stderr.count("\n") == 1
+    )
     assert trained(searchable) == 0
     write(searchable, num_trials=3)
     more = searchable.run("samebits", "search", "search.yaml")

@@ -10,7 +10,7 @@ import pytest
 
 from samebits.errors import UserError
 from samebits.search import database as module
-from samebits.search.database import Database, Task
+from samebits.search.database import Database
 
 
 def opened(path: Path, search: str = "a") -> Database:
@@ -24,7 +24,7 @@ def test_each_task_goes_to_one_worker(tmp_path: Path) -> None:
         database = opened(tmp_path / "search.db")
         while name := database.take(names):
             taken.append(name)
-            database.finish(name, {"x": name}, {"y": name})
+            database.finish(name, {"y": name})
 
     threads = [threading.Thread(target=work) for _ in range(6)]  # which also create the tables at once
     for thread in threads:
@@ -32,9 +32,8 @@ def test_each_task_goes_to_one_worker(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(taken) == sorted(names)
-    tasks = opened(tmp_path / "search.db").tasks()
-    assert tasks == {name: Task({"x": name}, {"y": name}) for name in names}
-    assert opened(tmp_path / "search.db", "another").tasks() == {}
+    assert opened(tmp_path / "search.db").results() == {name: {"y": name} for name in names}
+    assert opened(tmp_path / "search.db", "another").results() == {}
 
 
 def test_a_task_is_taken_over_from_a_dead_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,10 +62,10 @@ def test_a_lost_database_loses_nothing_that_ends_later(tmp_path: Path) -> None:
     assert database.take(["one", "two"]) == "one"
     path.unlink()
     database.renew("one")
-    database.finish("one", {"x": 1}, {"y": 2})
-    database.finish("one", {"x": 1}, {"y": 2})
-    opened(path).finish("one", {"x": 1}, {"y": 3})  # of one that was slow, and whose task another took over
-    assert database.tasks() == {"one": Task({"x": 1}, {"y": 2})}
+    database.finish("one", {"y": 2})
+    database.finish("one", {"y": 2})
+    opened(path).finish("one", {"y": 3})  # of one that was slow, and whose task another took over
+    assert database.results() == {"one": {"y": 2}}
     assert database.take(["one", "two"]) == "two"
 
 
@@ -81,7 +80,7 @@ def test_a_database_that_cannot_be_used_is_one_line(
         ("nothing", "nothing is no address of a database"),
     ):
         with pytest.raises(UserError) as caught:
-            Database(url, "a").tasks()
+            Database(url, "a").results()
         assert (
             re.search(words, str(caught.value)) and "\n" not in str(caught.value) and "secret" not in str(caught.value)
         )

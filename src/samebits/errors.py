@@ -43,6 +43,12 @@ def printable(text: str) -> str:
     )
 
 
+def last_mistake(printed: str) -> str | None:
+    """Return the last mistake that a process has told in what it printed (`as_one_line`); None if it told none."""
+    lines = [line for line in printed.splitlines() if line.startswith("error: ")]
+    return printable(lines[-1].removeprefix("error: ").strip()) if lines else None
+
+
 def listed(things: Sequence[object], number: int = 3) -> str:
     """Name the first `number` of some things, and say how many more there are."""
     more = f" and {len(things) - number} more" if len(things) > number else ""

@@ -1,4 +1,4 @@
-"""What a search has done and what can be done now, by the tasks in its database.
+"""What a search has done and what can be done now, by the results in its database.
 
 Imports no numpy: workers do, once they hold it to the same instructions on all processors.
 """
@@ -8,35 +8,38 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from samebits.search.database import Task
+from pydantic import TypeAdapter
+
 from samebits.search.proposals import Proposals, Values, num_known
-from samebits.search.search_file import SearchFile
+from samebits.search.search_file import ParamValue, SearchFile
 from samebits.search.trials import Trial, winner
 
 if TYPE_CHECKING:
     from samebits.search.confirmation import Confirmation
 
+_TRIAL = TypeAdapter(Trial)
+
 
 @dataclass(frozen=True)
 class Agenda:
-    """The tasks of a search by name: its trials and then, if it has a winner, the trainings that confirm it."""
+    """The tasks of a search: its trials and then, if it has a winner, the trainings that confirm it.
+
+    `results` are those of the tasks that have ended, by name.
+    """
 
     search: SearchFile
-    tasks: Mapping[str, Task]
+    results: Mapping[str, dict[str, Any]]
 
     @cached_property
     def trials(self) -> dict[int, Trial]:
         """The trials that have ended, by number."""
-        ended = {number: result["trial"] for number, result in self._of_trials("result").items()}
-        return {
-            number: Trial(**{**values, **{name: tuple(values[name]) for name in ("history", "commits")}})
-            for number, values in ended.items()
-        }
+        results = {number: self.results.get(_name(number)) for number in range(self.search.num_trials)}
+        return {number: _TRIAL.validate_python(result["trial"]) for number, result in results.items() if result}
 
     @property
     def machines(self) -> set[str]:
         """The kinds of machine that computed trials, by hashes."""
-        return {result["machine"] for result in self._of_trials("result").values()} - {""}
+        return {self.results[_name(number)]["machine"] for number in self.trials} - {""}
 
     @cached_property
     def open_trials(self) -> dict[str, int]:
@@ -47,26 +50,26 @@ class Agenda:
 
     @cached_property
     def confirmations(self) -> dict[str, tuple[Values, int]]:
-        """The values and the seed of each training of the confirmation, by the names of their tasks."""
+        """The values (none: the baseline) and the seed of each training of the confirmation, by the names of their tasks."""
         best = winner(list(self.trials.values()), self.search.is_maximized)
-        if len(self.trials) < self.search.num_trials or best is None or self.search.confirm is None:
+        if len(self.trials) < self.search.num_trials or best is None:
             return {}
-        from samebits.search.confirmation import trainings
-
-        found = enumerate(trainings(self.search, best))
-        return {f"confirmation {place:04d}": (dict(values), seed) for place, (values, seed) in found}
+        # With more trials another one may win, so a name tells what is trained.
+        return {
+            f"confirmation of {name}, seed {seed}": (values, seed)
+            for seed in self.search.fresh_seeds
+            for name, values in (("baseline", {}), (_name(best.number), best.values))
+        }
 
     @property
     def open_confirmations(self) -> list[str]:
         """The names of the trainings of the confirmation that have not ended."""
-        return [name for name in self.confirmations if name not in self.tasks or self.tasks[name].result is None]
+        return [name for name in self.confirmations if name not in self.results]
 
     @property
     def commits(self) -> set[str]:
-        """The DVC experiments of all trials and of the confirmation."""
-        confirmed = {
-            (self.tasks[name].result or {}).get("commit", "") for name in self.confirmations if name in self.tasks
-        }
+        """The DVC experiments of all trials and of the confirmation, when nothing is left to do."""
+        confirmed = {self.results[name]["commit"] for name in self.confirmations}
         return {each for trial in self.trials.values() for each in trial.commits} | confirmed - {""}
 
     @property
@@ -78,19 +81,18 @@ class Agenda:
         """Compare the winner with the baseline, when nothing is left to do; None if there is nothing to compare."""
         from samebits.search.confirmation import Measured, confirm
 
-        results = [self.tasks[name].result or {} for name in self.confirmations]
-        # `confirm` asks for the trainings in their order.
-        measured = iter([Measured(each["objective"], each["test_accuracy"]) for each in results])
-        return confirm(self.search, list(self.trials.values()), lambda values, seed: next(measured))
+        results = {(bool(values), seed): self.results[name] for name, (values, seed) in self.confirmations.items()}
+
+        def measured(values: Mapping[str, ParamValue], seed: int) -> Measured:
+            result = results[bool(values), seed]
+            return Measured(result["objective"], result["test_accuracy"])
+
+        return confirm(self.search, list(self.trials.values()), measured)
 
     @cached_property
     def proposals(self) -> Proposals:
-        """The proposals, with those that workers have noted down."""
-        return Proposals(self.search, self.trials, self._of_trials("plan"))
-
-    def _of_trials(self, what: str) -> dict[int, Any]:
-        found = {number: self.tasks.get(_name(number)) for number in range(self.search.num_trials)}
-        return {number: value for number, task in found.items() if (value := getattr(task, what, None)) is not None}
+        """The proposals, by the trials that have ended."""
+        return Proposals(self.search, self.trials)
 
 
 def _name(number: int) -> str:

@@ -42,16 +42,16 @@ def sentences(confirmation: Confirmation, num_trials: int) -> list[str]:
         else f"{objective.quantity.tell(luck)}{objective.quantity.unit} of that were luck"
     )
     found = f"On {on_seeds} the same setting gives {_estimate(mean, objective.tell)}. {share}."
-    return [said, found, *_gain(objective, change, luck), *_test(confirmation.test)]
+    return [said, found, _gain(objective, change, luck), *_test(confirmation.test)]
 
 
-def _gain(objective: Objective, change: Change, luck: float) -> list[str]:
+def _gain(objective: Objective, change: Change, luck: float) -> str:
     quantity, left = objective.quantity, objective.gain(change.a.mean, change.b.mean)
     baseline = f"The baseline gives {objective.tell(change.a.mean)}"
     if left + luck > 0:
         remains = f"{quantity.tell(left)} are left" if left > 0 else "none is left"
         baseline += f": of the {quantity.tell(left + luck)}{quantity.unit} that the search promised, {remains}"
-    return [f"{baseline}. {verdict.of_seeds(change, False, 'the baseline', 'the winner', quantity)}"]
+    return f"{baseline}. {verdict.of_seeds(change, False, 'the baseline', 'the winner', quantity)}"
 
 
 def _test(change: Change | None) -> list[str]:

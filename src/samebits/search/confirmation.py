@@ -4,7 +4,7 @@ The best of many trials is chosen for its luck as well: its objective is biased 
 model selection, 2010). Fresh seeds know nothing of that choice, so their mean and its interval hold for the setting itself.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class Measured(NamedTuple):
     test_accuracy: float | None
 
 
-# Trains the recipe with these values and the fixed settings of the search, and this seed.
+# Trains the recipe with these values (none: the baseline), the fixed settings of the search, and this seed.
 Measure = Callable[[Mapping[str, ParamValue], int], Measured]
 
 
@@ -61,19 +61,6 @@ class Confirmation:
         }
 
 
-def fresh_seeds(search_file: SearchFile) -> tuple[int, ...]:
-    """Return the seeds of the confirmation: those that follow the seeds of the trials, 0 to num_seeds − 1."""
-    number = search_file.confirm.num_seeds if search_file.confirm else 0
-    return tuple(range(search_file.num_seeds, search_file.num_seeds + number))
-
-
-def trainings(search_file: SearchFile, winner: Trial) -> Iterator[tuple[Mapping[str, ParamValue], int]]:
-    """Yield the values and the seed of each training that the confirmation needs; no values stand for the baseline."""
-    for seed in fresh_seeds(search_file):
-        yield {}, seed
-        yield winner.values, seed
-
-
 def confirm(search_file: SearchFile, trials: Sequence[Trial], measure: Measure) -> Confirmation | None:
     """Measure the winner of `trials` and the baseline with fresh seeds, and compare them.
 
@@ -84,17 +71,18 @@ def confirm(search_file: SearchFile, trials: Sequence[Trial], measure: Measure) 
     if not ranked or search_file.confirm is None:
         return None
     winner, searched = ranked[0]
-    measured = [measure(values, seed) for values, seed in trainings(search_file, winner)]
-    of_baseline, of_winner = tuple(measured[::2]), tuple(measured[1::2])
+    fresh = search_file.fresh_seeds
+    of_baseline, of_winner = (tuple(measure(values, seed) for seed in fresh) for values in ({}, winner.values))
+    validation = _change(*([each.objective for each in side] for side in (of_baseline, of_winner)))
     return Confirmation(
         objective=objective,
         winner=winner,
         searched=searched,
-        seeds=fresh_seeds(search_file),
+        seeds=fresh,
         of_baseline=of_baseline,
         of_winner=of_winner,
-        mean=_mean([each.objective for each in of_winner]),
-        validation=_change(*([each.objective for each in side] for side in (of_baseline, of_winner))),
+        mean=mean_estimate(validation.b.values) if validation else None,
+        validation=validation,
         test=_change(*([each.test_accuracy for each in side] for side in (of_baseline, of_winner))),
     )
 
@@ -105,11 +93,6 @@ def mean_estimate(values: Sequence[float]) -> Estimate:
     if not seeds.have_spread(group):
         return Estimate(group.mean)
     return Estimate(group.mean, *map(float, ttest_1samp(values, 0).confidence_interval(CONFIDENCE)))
-
-
-def _mean(values: Sequence[float | None]) -> Estimate | None:
-    known = [value for value in values if value is not None]
-    return mean_estimate(known) if len(known) == len(values) else None
 
 
 def _change(baseline: Sequence[float | None], winner: Sequence[float | None]) -> Change | None:

@@ -10,16 +10,15 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import sqlalchemy as sql
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
+from sqlalchemy.pool import NullPool
 
 from samebits.errors import UserError
 from samebits.processes import is_alive, numbered_in
 from samebits.tracking.store import without_password
-
-if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Connection
-    from sqlalchemy.exc import DBAPIError
 
 ADDRESS = "SAMEBITS_SEARCH_DATABASE"  # variable that names a database for several machines
 LEASE_SECONDS = 60.0  # after which others take over the work of a worker that has not renewed its lease
@@ -27,15 +26,21 @@ WAIT_SECONDS = 300.0  # for a database that does not answer
 _POLL_SECONDS = 1.0
 _DRIVER = "psycopg2-binary==2.9.13"
 
+_TABLES = sql.MetaData()
+_SEARCHES = sql.Table(
+    "samebits_searches", _TABLES, sql.Column("id", sql.String(64), primary_key=True), sql.Column("name", sql.String(64))
+)
+_TASKS = sql.Table(
+    "samebits_tasks",
+    _TABLES,
+    sql.Column("search", sql.String(64), primary_key=True),
+    sql.Column("name", sql.String(64), primary_key=True),
+    sql.Column("owner", sql.Text),
+    sql.Column("leased_until", sql.Float),  # seconds since 1970
+    sql.Column("result", sql.Text),  # as JSON, since the task has ended
+)
+
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is known of a piece of work: `plan` since somebody took it, `result` since it ended."""
-
-    plan: dict[str, Any] | None
-    result: dict[str, Any] | None
 
 
 class Database:
@@ -45,142 +50,96 @@ class Database:
     """
 
     def __init__(self, url: str, search_id: str) -> None:
-        from sqlalchemy import Column, Float, MetaData, String, Table, Text, create_engine
-        from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-        from sqlalchemy.pool import NullPool
-
         self._shown, self._search = without_password(url), search_id
         try:
-            self._engine = create_engine(url, poolclass=NullPool)
+            self._engine = sql.create_engine(url, poolclass=NullPool)
         except ModuleNotFoundError as error:
             raise UserError(f"{self._shown} needs {error.name}: run `pip install {_DRIVER}` for PostgreSQL") from None
         except (ArgumentError, NoSuchModuleError):
             example = "postgresql+psycopg2://USER:PASSWORD@HOST/NAME"
             raise UserError(f"{self._shown} is no address of a database: write it as {example}") from None
-        self._tables = MetaData()
-        self._searches = Table(
-            "samebits_searches", self._tables, Column("id", String(64), primary_key=True), Column("name", String(64))
-        )
-        self._tasks = Table(
-            "samebits_tasks",
-            self._tables,
-            Column("search", String(64), primary_key=True),
-            Column("name", String(64), primary_key=True),
-            Column("owner", Text),
-            Column("leased_until", Float),  # seconds since 1970
-            Column("plan", Text),
-            Column("result", Text),
-        )
         # Process and time tell whether it still runs; the rest tells it from all others.
         self.owner = " ".join([numbered_in(), str(os.getpid()), str(time.time()), uuid.uuid4().hex])
 
     def register(self, name: str) -> int:
         """Note that the search is called `name`; return how many other searches bear that name."""
-        from sqlalchemy import func, insert, select
-        from sqlalchemy.exc import IntegrityError
 
-        def ask(connection: "Connection") -> int:
-            mine = self._searches.c.id == self._search
-            if not connection.scalar(select(func.count()).where(mine)):
-                with suppress(IntegrityError), connection.begin_nested():  # somebody else was faster
-                    connection.execute(insert(self._searches).values(id=self._search, name=name))
-            return int(connection.scalar(select(func.count()).where(self._searches.c.name == name, ~mine)) or 0)
+        def ask(connection: sql.Connection) -> int:
+            with suppress(IntegrityError), connection.begin_nested():  # it is there already
+                connection.execute(sql.insert(_SEARCHES).values(id=self._search, name=name))
+            others = sql.select(sql.func.count()).where(_SEARCHES.c.name == name, _SEARCHES.c.id != self._search)
+            return connection.scalar(others) or 0
 
         return self._ask(ask)
 
-    def tasks(self) -> dict[str, Task]:
-        """Return all tasks that somebody has taken or that have ended, by name."""
-        from sqlalchemy import select
-
-        table = self._tasks.c
-        query = select(table.name, table.plan, table.result).where(table.search == self._search)
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Return what came out of each task that has ended, by its name."""
+        query = sql.select(_TASKS.c.name, _TASKS.c.result).where(_TASKS.c.search == self._search)
         rows = self._ask(lambda connection: connection.execute(query).all())
-        return {name: Task(*(each and json.loads(each) for each in rest)) for name, *rest in rows}
+        return {name: json.loads(result) for name, result in rows if result}
 
     def take(self, names: Sequence[str]) -> str | None:
         """Take the first of the tasks `names` that has not ended and that nobody works on; None if there is none."""
-        from sqlalchemy import insert, select, update
-        from sqlalchemy.exc import IntegrityError
 
-        table = self._tasks.c
-
-        def ask(connection: "Connection") -> str | None:
+        def ask(connection: sql.Connection) -> str | None:
             now = self._now(connection)
-            rows = connection.execute(
-                select(table.name, table.owner, table.leased_until, table.result).where(table.search == self._search)
-            )
-            known = {name: (owner, until, result) for name, owner, until, result in rows}
+            rows = connection.execute(sql.select(_TASKS).where(_TASKS.c.search == self._search))
+            known = {row.name: row for row in rows}
             lease = {"owner": self.owner, "leased_until": now + LEASE_SECONDS}
             for name in names:
                 if name not in known:
                     try:
                         with connection.begin_nested():
-                            connection.execute(insert(self._tasks).values(search=self._search, name=name, **lease))
+                            connection.execute(sql.insert(_TASKS).values(search=self._search, name=name, **lease))
                         return name
                     except IntegrityError:  # somebody else was faster
                         continue
-                owner, until, result = known[name]
-                if result is None and (until < now or not _may_be_alive(owner)):
-                    as_seen = (
-                        *self._is(name),
-                        table.owner == owner,
-                        table.leased_until == until,
-                        table.result.is_(None),
-                    )
-                    if connection.execute(update(self._tasks).where(*as_seen).values(lease)).rowcount:
+                row = known[name]
+                if row.result is None and (row.leased_until < now or not _may_be_alive(row.owner)):
+                    as_seen = (_TASKS.c.owner == row.owner, _TASKS.c.leased_until == row.leased_until)
+                    if connection.execute(sql.update(_TASKS).where(*self._open(name), *as_seen).values(lease)).rowcount:
                         return name
             return None
 
         return self._ask(ask)
 
-    def plan(self, name: str, plan: dict[str, Any]) -> None:
-        """Note what a task that this worker has taken consists of."""
-        self._update(name, lambda _: {"plan": json.dumps(plan)})
-
     def renew(self, name: str) -> None:
         """Keep a task that this worker has taken."""
-        self._update(name, lambda connection: {"leased_until": self._now(connection) + LEASE_SECONDS})
+        self._lease(name, LEASE_SECONDS)
 
     def release(self, name: str) -> None:
         """Leave a task that this worker has taken to others."""
-        self._update(name, lambda _: {"leased_until": 0.0})
+        self._lease(name, -1)
 
-    def finish(self, name: str, plan: dict[str, Any], result: dict[str, Any]) -> None:
+    def finish(self, name: str, result: dict[str, Any]) -> None:
         """Note what came out of a task, unless somebody has: others may have built on that."""
-        from sqlalchemy import insert, update
-        from sqlalchemy.exc import IntegrityError
+        content = json.dumps(result)
 
-        values = {"plan": json.dumps(plan), "result": json.dumps(result)}
-
-        def ask(connection: "Connection") -> None:
-            is_open = (*self._is(name), self._tasks.c.result.is_(None))
-            if not connection.execute(update(self._tasks).where(*is_open).values(values)).rowcount:
-                row = {"search": self._search, "name": name, "owner": self.owner, "leased_until": 0.0, **values}
+        def ask(connection: sql.Connection) -> None:
+            if not connection.execute(sql.update(_TASKS).where(*self._open(name)).values(result=content)).rowcount:
                 with suppress(IntegrityError), connection.begin_nested():  # the database may have been lost meanwhile
-                    connection.execute(insert(self._tasks).values(row))
+                    connection.execute(sql.insert(_TASKS).values(search=self._search, name=name, result=content))
 
         self._ask(ask)
 
-    def _update(self, name: str, values: "Callable[[Connection], dict[str, Any]]") -> None:
-        from sqlalchemy import update
+    def _lease(self, name: str, seconds: float) -> None:
+        def ask(connection: sql.Connection) -> None:
+            mine = sql.update(_TASKS).where(*self._open(name), _TASKS.c.owner == self.owner)
+            connection.execute(mine.values(leased_until=self._now(connection) + seconds))
 
-        mine = (*self._is(name), self._tasks.c.owner == self.owner, self._tasks.c.result.is_(None))
-        self._ask(lambda connection: connection.execute(update(self._tasks).where(*mine).values(values(connection))))
+        self._ask(ask)
 
-    def _is(self, name: str) -> "tuple[ColumnElement[bool], ...]":
-        return self._tasks.c.search == self._search, self._tasks.c.name == name
+    def _open(self, name: str) -> tuple[sql.ColumnElement[bool], ...]:
+        """Return what finds a task that has not ended."""
+        return _TASKS.c.search == self._search, _TASKS.c.name == name, _TASKS.c.result.is_(None)
 
-    def _now(self, connection: "Connection") -> float:
+    def _now(self, connection: sql.Connection) -> float:
         """Return the time in seconds since 1970, by the clock that all workers share."""
-        from sqlalchemy import extract, func, select
-
         if self._engine.dialect.name == "sqlite":
             return time.time()
-        return float(connection.scalar(select(extract("epoch", func.clock_timestamp()))) or 0)
+        return float(connection.scalar(sql.select(sql.extract("epoch", sql.func.clock_timestamp()))) or 0)
 
-    def _ask(self, question: "Callable[[Connection], Answer]") -> Answer:
-        from sqlalchemy.exc import DBAPIError, OperationalError
-
+    def _ask(self, question: Callable[[sql.Connection], Answer]) -> Answer:
         deadline, is_told = time.monotonic() + WAIT_SECONDS, False
         while True:
             try:
@@ -203,19 +162,16 @@ class Database:
 
     def _create_tables(self) -> bool:
         """Create the tables if they are missing; tell whether they were."""
-        from sqlalchemy import inspect
-        from sqlalchemy.exc import DBAPIError
-
         try:
-            if set(self._tables.tables) <= set(inspect(self._engine).get_table_names()):
+            if set(_TABLES.tables) <= set(sql.inspect(self._engine).get_table_names()):
                 return False
-            self._tables.create_all(self._engine)
+            _TABLES.create_all(self._engine)
         except DBAPIError:
             return False  # it does not answer, or another worker creates them at this moment
         return True
 
 
-def _reason(error: "DBAPIError") -> str:
+def _reason(error: DBAPIError) -> str:
     """Return what the driver of the database says, on one line."""
     return without_password((str(error.orig).splitlines() or [type(error).__name__])[0])
 

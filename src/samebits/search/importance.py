@@ -7,7 +7,6 @@ compares where the best trials lie with where all lie, draws nothing, and looks 
 from collections.abc import Sequence
 
 from samebits.search import proposals
-from samebits.search.objective import OBJECTIVES
 from samebits.search.search_file import SearchFile
 from samebits.search.trials import Trial, best_first
 
@@ -21,12 +20,11 @@ def importances(search_file: SearchFile, trials: Sequence[Trial]) -> dict[str, f
     import optuna
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-    objective = OBJECTIVES[search_file.objective]
     ranked = best_first(trials, search_file.is_maximized)
     if len(ranked) < MIN_TRIALS or len(search_file.parameters) < 2:
         return {}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="minimize" if objective.is_lower_better else "maximize")
+    study = optuna.create_study(direction="maximize" if search_file.is_maximized else "minimize")
     distributions = {key: proposals.distribution(each) for key, each in search_file.parameters.items()}
     for trial, value in ranked:
         values = proposals.in_optuna(search_file, trial.values)

@@ -29,10 +29,11 @@ def num_known(search: SearchFile, number: int) -> int:
 
 
 class Proposals:
-    """The proposals of a search. `ended` holds trials by number, and may grow; `made` holds proposals, and grows."""
+    """The proposals of a search. `ended` holds trials by number, and may grow."""
 
-    def __init__(self, search: SearchFile, ended: Mapping[int, Trial], made: dict[int, Values]) -> None:
-        self._search, self._ended, self._made = search, ended, made
+    def __init__(self, search: SearchFile, ended: Mapping[int, Trial]) -> None:
+        self._search, self._ended = search, ended
+        self._made: dict[int, Values] = {}
 
     def known(self, number: int) -> list[Trial]:
         """Return the trials that trial `number` may know, which must have ended."""
@@ -40,6 +41,8 @@ class Proposals:
 
     def values(self, number: int) -> Values:
         """Return the values of trial `number`. The trials that it may know must have ended."""
+        if number in self._ended:
+            return self._ended[number].values
         if number not in self._made:
             known = self.known(number)
             is_adaptive = self._search.sampler in _ADAPTIVE

@@ -14,12 +14,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from samebits import params, paths, recipe_links, results
-from samebits.errors import UserError, printable
+from samebits.errors import UserError, last_mistake
 from samebits.repository import digests, dvc_command, dvc_lock, git, sharing
 from samebits.search.search_file import ParamValue, SearchFile, checked
 from samebits.search.workplace import clone, end_stages, run_git
@@ -27,7 +27,7 @@ from samebits.search.workplace import clone, end_stages, run_git
 # What, besides parameters and images, decides a result: code, and how DVC runs it.
 _CODE = ("src", "stages", "recipes", paths.PINS, paths.PIPELINE)
 # What a stage says if its training diverged, which it will each time it runs.
-_DIVERGED = ("error: training stopped: the loss is", "error: the network's outputs are not finite")
+_DIVERGED = ("training stopped: the loss is", "the network's outputs are not finite")
 # What it says after each epoch.
 _EPOCH = re.compile(
     r"^epoch \d+: validation_loss (?P<validation_loss>\S+), validation_accuracy (?P<validation_accuracy>\S+)\n",
@@ -97,9 +97,10 @@ class Project:
         return git.trees(self.root, self.commit, *_CODE)
 
     def search_sha256(self, search: SearchFile) -> str:
-        """Return the SHA-256 of all that decides proposals and results of a search."""
+        """Return the SHA-256 of all that decides trials: not the name, the number of trials or the confirmation."""
+        asked = search.model_dump(exclude={"name", "num_trials", "confirm"}, exclude_unset=False)
         data = checked(self.settings, search.fixed, "fixed").data
-        return _sha256([search.proposals_sha256, self.settings, self.code, *self.images(data)])
+        return _sha256([asked, self.settings, self.code, *self.images(data)])
 
 
 class SettingRunner:
@@ -177,17 +178,16 @@ class SettingRunner:
         # Runs in MLflow and resume points lie in the user's repository.
         variables = {"DVC_ROOT": str(self._project.root), "DVC_EXP_NAME": experiment}
         variables["DVC_EXP_BASELINE_REV"] = self._project.commit
-        with self._watched(start, settings.chosen.train.num_epochs, is_poor) as stopped:
+        so_far = partial(self._history, start, settings.chosen.train.num_epochs)
+        with self._watched(so_far, is_poor) as stopped:
             is_done = dvc_command.reproduce_here(self._folder, self._environment, variables)
         if not is_done:
-            history = self._history(start, settings.chosen.train.num_epochs)
             if stopped.is_set():
-                return SettingResult(history=history)
-            said = [line.strip() for line in self._said(start).splitlines() if line.startswith("error: ")]
-            reason = printable(said[-1]) if said else f"error: DVC could not run it: see {self._log}"
+                return SettingResult(history=so_far())
+            reason = last_mistake(self._said(start)) or f"DVC could not run it: see {self._log}"
             if reason.startswith(_DIVERGED):
-                return SettingResult(history=history, diverged=reason.removeprefix("error: "))
-            raise UserError(f"{experiment}: {reason.removeprefix('error: ')}")
+                return SettingResult(history=so_far(), diverged=reason)
+            raise UserError(f"{experiment}: {reason}")
         self._commit(experiment)
         found = self.find(experiment)
         assert found is not None
@@ -215,14 +215,14 @@ class SettingRunner:
 
     @contextmanager
     def _watched(
-        self, start: int, num_epochs: int, is_poor: Callable[[History], bool] | None
+        self, so_far: Callable[[], History], is_poor: Callable[[History], bool] | None
     ) -> Iterator[threading.Event]:
-        """End the stage as soon as its history is poor; the event then is set."""
+        """End the stage as soon as its history so far is poor; the event then is set."""
         stopped, is_over = threading.Event(), threading.Event()
 
         def watch() -> None:
             while is_poor and not is_over.wait(_WATCH_SECONDS):
-                if is_poor(self._history(start, num_epochs)):
+                if is_poor(so_far()):
                     stopped.set()
                     end_stages(self._folder)
                     return

@@ -1,7 +1,6 @@
 """What a search file may say: typed and strict, as params.yaml. Every error names the key, its value and what is allowed."""
 
 import copy
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -145,10 +144,10 @@ class SearchFile(params.Section):
         return self.objective == "validation_accuracy"
 
     @property
-    def proposals_sha256(self) -> str:
-        """The SHA-256 of all that decides proposals and trials: not the name, the number of trials or the confirmation."""
-        values = self.model_dump(exclude={"name", "num_trials", "confirm"}, exclude_unset=False)
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    def fresh_seeds(self) -> tuple[int, ...]:
+        """The seeds of the confirmation: those that follow the seeds of the trials, 0 to num_seeds − 1."""
+        number = self.confirm.num_seeds if self.confirm else 0
+        return tuple(range(self.num_seeds, self.num_seeds + number))
 
     def require(self, settings: dict[str, Any], name: str) -> None:
         """Check each value against params.yaml, whose content is `settings`.

@@ -10,25 +10,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 from tqdm import tqdm
 
 from samebits import paths
-from samebits.errors import UserError, listed, printable
+from samebits.errors import UserError, last_mistake, listed
 from samebits.repository import cache as caches
 from samebits.repository import git
-from samebits.search import search_file
+from samebits.search import conclusion, search_file
 from samebits.search.agenda import Agenda
+from samebits.search.confirmation import Confirmation
 from samebits.search.database import ADDRESS, Database
 from samebits.search.runner import Project
 from samebits.search.search_file import SearchFile
 from samebits.search.trials import Trial, digest, winner
 from samebits.tracking import searches
-
-if TYPE_CHECKING:
-    from samebits.search.confirmation import Confirmation
 
 _POLL_SECONDS = 0.5
 _END_SECONDS = 20.0
@@ -41,7 +38,7 @@ class Outcome:
 
     search: SearchFile
     trials: list[Trial]
-    confirmation: "Confirmation | None"
+    confirmation: Confirmation | None
 
     @property
     def winner(self) -> Trial | None:
@@ -61,8 +58,6 @@ class Outcome:
         yield f"winner: {_line(self.search, best)}"
         yield f"its experiments: {', '.join(commit[:7] for commit in best.commits)}"
         if self.confirmation is not None:
-            from samebits.search import conclusion
-
             yield from conclusion.sentences(self.confirmation, len(self.trials))
 
 
@@ -78,9 +73,10 @@ def run(root: Path, path: Path, num_workers: int) -> Outcome:
     search_id = project.search_sha256(search)
     database = Database(url, search_id)
     if others := database.register(search.name):
+        known = "another search" if others == 1 else f"{others} other searches"
         print(
-            f"note: the database knows {_count(others, 'another search', 'other searches')} called {search.name}, with another "
-            "search file, code, data or params.yaml; trainings in common are not run again",
+            f"note: the database knows {known} called {search.name}, with another search file, code, data or params.yaml; "
+            "trainings in common are not run again",
             file=sys.stderr,
         )
     print(
@@ -151,7 +147,6 @@ class _Workers:
     def start(self, place: int) -> None:
         """Start the worker number `place`."""
         log = self._log(place)
-        log.touch()
         arguments = [
             self._project.root,
             self._project.commit,
@@ -178,9 +173,8 @@ class _Workers:
     def reason(self, place: int) -> str:
         """Return why a worker has stopped, as it said."""
         log = self._log(place)
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        return printable(said[-1]) if said else f"it failed: see {os.path.relpath(log)}"
+        printed = log.read_text(encoding="utf-8", errors="replace")
+        return last_mistake(printed) or f"it failed: see {os.path.relpath(log)}"
 
     @contextmanager
     def ending(self) -> Iterator[None]:
@@ -194,7 +188,7 @@ class _Workers:
             for process in self._wait():
                 process.kill()
 
-    def _wait(self) -> "list[subprocess.Popen[bytes]]":
+    def _wait(self) -> list[subprocess.Popen[bytes]]:
         """Wait for the workers to end, and return those that do not."""
         deadline = time.monotonic() + _END_SECONDS
         while (left := [each for each in self.running.values() if each.poll() is None]) and time.monotonic() < deadline:
@@ -212,7 +206,7 @@ def _watch(workers: _Workers, database: Database, search: SearchFile, num_worker
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with workers.ending(), tqdm(total=search.num_trials, unit="trial", leave=False, disable=None) as bar:
         while True:
-            agenda = Agenda(search, database.tasks())
+            agenda = Agenda(search, database.results())
             while num_shown in agenda.trials:
                 bar.write(_line(search, agenda.trials[num_shown]))
                 num_shown, num_deaths = num_shown + 1, 0
@@ -245,7 +239,3 @@ def _line(search: SearchFile, trial: Trial) -> str:
     if trial.state == "pruned":
         what += f", pruned after epoch {len(trial.history)}"
     return f"trial {trial.number:3d}: {what}  ({values})"
-
-
-def _count(number: int, one: str, more: str) -> str:
-    return one if number == 1 else f"{number} {more}"

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from samebits.search.search_file import ParamValue
@@ -41,6 +41,6 @@ def winner(trials: Sequence[Trial], is_maximized: bool) -> Trial | None:
 def digest(trials: Sequence[Trial], winner: Trial | None) -> str:
     """Return one SHA-256 over number, parameters, state and history's hash of all trials, and the winner's number."""
     told = ("number", "values", "state", "history_sha256")
-    listed = [{name: asdict(trial)[name] for name in told} for trial in sorted(trials, key=lambda trial: trial.number)]
+    listed = [{name: getattr(trial, name) for name in told} for trial in sorted(trials, key=lambda trial: trial.number)]
     content = {"trials": listed, "winner": winner.number if winner else None}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -17,7 +17,6 @@ from statistics import fmean
 
 from samebits import portability
 from samebits.errors import UserError, as_one_line
-from samebits.processes import is_alive
 from samebits.search.agenda import Agenda
 from samebits.search.database import ADDRESS, LEASE_SECONDS, Database
 from samebits.search.proposals import Values
@@ -32,7 +31,7 @@ _POLL_SECONDS = 0.3  # while others do all that can be done now
 
 def work(search: SearchFile, database: Database, runner: SettingRunner) -> None:
     """Do what can be done now, until nothing is left. Raises UserError if a training fails and another try need not."""
-    while not (agenda := Agenda(search, database.tasks())).is_over:
+    while not (agenda := Agenda(search, database.results())).is_over:
         name = database.take([*agenda.open_trials, *agenda.open_confirmations])
         if name is None:
             time.sleep(_POLL_SECONDS)
@@ -40,18 +39,16 @@ def work(search: SearchFile, database: Database, runner: SettingRunner) -> None:
         with _kept(database, name):
             if name in agenda.open_trials:
                 number = agenda.open_trials[name]
-                values = agenda.proposals.values(number)
-                database.plan(name, values)
-                known = agenda.proposals.known(number)
+                values, known = agenda.proposals.values(number), agenda.proposals.known(number)
                 is_poor = partial(_is_poor, search, known) if search.prune else None
                 results = [runner.run_setting(values, search.fixed, seed, is_poor) for seed in range(search.num_seeds)]
                 trial = _trial(search, number, values, results, known)
-                database.finish(name, values, {"trial": asdict(trial), "machine": results[0].machine})
+                database.finish(name, {"trial": asdict(trial), "machine": results[0].machine})
             else:
                 values, seed = agenda.confirmations[name]
                 result = runner.run_setting(values, search.fixed, seed)
                 measured = {"objective": _objective(search, [result]), "test_accuracy": result.test_accuracy}
-                database.finish(name, values, {**measured, "commit": result.commit})
+                database.finish(name, {**measured, "commit": result.commit})
 
 
 def _is_poor(search: SearchFile, known: Sequence[Trial], history: History) -> bool:
@@ -118,8 +115,7 @@ def _kept(database: Database, name: str) -> Iterator[None]:
 
 def _follow(parent: int) -> None:
     """End this process when the process that started it has ended."""
-    started = time.time()
-    while is_alive(parent, started):
+    while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
 _ORIGINS = ("samebits.commits", "samebits.experiments")  # tags that hold several values
-# MLflow's limits.
-_MAX_KEY, _MAX_PARAM, _MAX_TAG = 250, 6000, 8000
-_MAX_PER_CALL = 100
+_MAX_KEY, _MAX_TAG = 250, 8000  # MLflow's limits
 
 
 @dataclass(frozen=True)
@@ -186,14 +184,12 @@ def _log(
     params: Mapping[str, str] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> None:
-    """Write to a run in as few calls as MLflow allows; values that are too long for it are cut."""
+    """Write to a run. MLflow makes as few calls as it can, and cuts values that are too long for it."""
     from mlflow.entities import Param, RunTag
 
-    all_params = [Param(_key(key), value[:_MAX_PARAM]) for key, value in (params or {}).items()]
-    all_tags = [RunTag(_key(key), value[:_MAX_TAG]) for key, value in (tags or {}).items()]
-    for start in range(0, max(map(len, (metrics, all_params, all_tags))), _MAX_PER_CALL):
-        some = slice(start, start + _MAX_PER_CALL)
-        store.client.log_batch(run_id, metrics=metrics[some], params=all_params[some], tags=all_tags[some])
+    all_params = [Param(_key(key), value) for key, value in (params or {}).items()]
+    all_tags = [RunTag(key, value) for key, value in (tags or {}).items()]
+    store.client.log_batch(run_id, metrics=metrics, params=all_params, tags=all_tags)
 
 
 def _log_files(store: Store, run_id: str, files: Mapping[str, bytes]) -> None:

@@ -17,13 +17,10 @@ def group(root: Path, search_id: str, name: str, experiments: Collection[str], m
         store = open_store(root)
         with store.lock:  # another process may end the same search at this moment
             found = store.client.search_runs([store.experiment_id], f"tags.`{SEARCH}` = '{search_id}'")
-            if found:
-                parent = found[0].info.run_id
-            else:
-                parent = store.client.create_run(
-                    store.experiment_id, run_name=name, tags={SEARCH: search_id}
-                ).info.run_id
-                store.client.set_terminated(parent, "FINISHED")
+            tags = {SEARCH: search_id}
+            run = found[0] if found else store.client.create_run(store.experiment_id, run_name=name, tags=tags)
+            parent = run.info.run_id
+            store.client.set_terminated(parent, "FINISHED")
         for key, value in metrics.items():
             store.client.log_metric(parent, key, value)
         for run in store.client.search_runs([store.experiment_id], f"tags.`samebits.experiments` LIKE '%{name}-%'"):
