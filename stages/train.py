@@ -100,7 +100,7 @@ def main(inputs: Inputs) -> None:
     key = resume.key_of(what_decides_bits | {"data": data_md5})
     points = resume.ResumePoints(stage.scratch(), key, settings.checkpoint_every_seconds, rank.launcher())
     watch = changes.Watch(inputs, lambda line: tqdm.write(line, file=sys.stderr))
-    num_steps = Epochs.of(recipe.train, len(data)).steps_until(recipe.train.num_epochs)
+    num_steps = Epochs(recipe.train, len(data)).steps_until(recipe.train.num_epochs)
     progress = Progress(points, watch, num_steps)
 
     with points.held(), recorder:

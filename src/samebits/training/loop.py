@@ -93,7 +93,7 @@ class _Training:
         self._network = network
         self._data = data
         self._settings = settings
-        self.epochs = Epochs.of(settings, len(data))
+        self.epochs = Epochs(settings, len(data))
         self._pruning = Pruning(self.epochs, data.labels.device) if settings.data_pruning else None
         self._optimization = Optimization(settings, network, self.epochs.steps_until)
         self._augmentations = augmentation.build(settings.augmentation, len(data), seed, data.labels.device)
