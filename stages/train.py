@@ -49,7 +49,7 @@ class Progress:
     def pause(self, step: int, state: Callable[[], loop.State]) -> None:
         """Save a resume point if one is due, and always the last: it is needed until DVC has recorded the result."""
         if self.points.is_due() or step == self.num_steps:
-            self.points.save(step, {"training": state()})
+            self.points.save(step, state())
 
 
 def show_validation(row: history.Report) -> None:
@@ -106,7 +106,7 @@ def main(inputs: Inputs) -> None:
     with points.held(), recorder:
         content = tracking.RunContent(records.origin(inputs), settings.resolved(), data_md5, environment, key)
         recorder.begin(content)
-        state = (points.newest() or {}).get("training")
+        state = points.newest()
         if state:
             print(f"going on after step {state['step']:,} of {num_steps:,}, from a resume point")
             for row in state["history"]:
