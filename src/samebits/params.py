@@ -241,13 +241,7 @@ class Params(Section):
 
     def resolved(self) -> dict[str, Any]:
         """Return all that decides a result, as plain values: without other recipes and without what is absent."""
-        return {
-            "recipe": self.recipe,
-            "seed": self.seed,
-            "device": self.device,
-            "data": self.data.model_dump(),
-            **self.chosen.model_dump(),
-        }
+        return self.model_dump(include={"recipe", "seed", "device", "data"}) | self.chosen.model_dump()
 
 
 def load(path: Path) -> Params:
