@@ -186,7 +186,7 @@ def test_inference_covers_all_images_in_evaluation_mode() -> None:
             assert logits.dtype == torch.float32
             torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-6)
         assert network.training is mode
-    loss, accuracy = inference.loss_and_accuracy(network, Split(images, labels), batch_size=10)
+    loss, accuracy = inference.loss_and_accuracy(network, Split(images, labels), "float32", 1)
     likelihoods = expected.double().softmax(1)[range(101), labels]
     assert loss == pytest.approx(-likelihoods.log().mean().item(), rel=1e-5)
     assert accuracy == pytest.approx((expected.argmax(1) == labels).sum().item() / 101, abs=1e-12)
