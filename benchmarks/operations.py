@@ -44,7 +44,7 @@ def of_steps(recipe: params.Recipe, batch_size: int) -> list[int]:
 def of_epochs(recipe: params.Recipe) -> list[float]:
     """Return the operations of each epoch of NUM_IMAGES images."""
     small, large = SIZES
-    plan = Epochs.of(recipe.train, NUM_IMAGES)
+    plan = Epochs(recipe.train, NUM_IMAGES)
     epochs = []
     for epoch, (one, other) in enumerate(zip(of_steps(recipe, small), of_steps(recipe, large), strict=True), start=1):
         per_image = (other - one) / (large - small)

@@ -32,7 +32,7 @@ def training(every_seconds: float | None) -> Measure:
 
             def pause(step, state):
                 if points.is_due():
-                    points.save(step, {"training": state(), "run_id": None})
+                    points.save(step, state())
 
             began = time.process_time()
             loop.train(network, data, drawn.nothing(data), once, 0, lambda *_: None, pause if every_seconds else None)

@@ -102,7 +102,7 @@ def rows() -> list[Row]:
 
     def seconds(name: str) -> list[float]:
         train = recipes[name].train
-        num_images = Epochs.of(train, NUM_IMAGES_OF_CIFAR10).images_until(train.num_epochs)
+        num_images = Epochs(train, NUM_IMAGES_OF_CIFAR10).images_until(train.num_epochs)
         return [num_images / rate for rate in rates[name]]
 
     return [

@@ -40,7 +40,6 @@ def main(inputs: Inputs) -> None:
 
     with recorder:
         origin = records.origin(inputs)
-        description = trained.description
         logits = inference.predict_logits(
             network,
             test.images.to(device),
@@ -49,19 +48,19 @@ def main(inputs: Inputs) -> None:
             recipe.test_time_augmentation,
             stage.num_workers(settings, device),
         )
-        probabilities, labels = logits.softmax(1).cpu().numpy(), test.labels.numpy()
-        measured = metrics.measure_all(recipe.metrics, probabilities, labels, description.class_names)
+        description = trained.description
+        table = Predictions(description.class_names, logits.softmax(1).cpu().numpy(), test.labels.numpy())
+        measured = metrics.measure_all(recipe.metrics, table)
         at_end = rows.iloc[-1]
         if at_end.notna()["validation_accuracy"]:  # as the training measured them
             names = ("accuracy", "loss")
             measured["validation"] = {name: round(float(at_end[f"validation_{name}"]), 6) for name in names}
-        predictions.write(Path(paths.PREDICTIONS), probabilities, labels, description.class_names)
+        predictions.write(Path(paths.PREDICTIONS), table)
 
         title = f"{settings.recipe} on {description.source}, seed {settings.seed}"
-        table = Predictions(description.class_names, probabilities, labels)
         pictures.draw_charts(table, measured, rows, title, plots)
         for name, heading, chosen in (
-            ("test_images", "First test images", np.arange(len(labels))),
+            ("test_images", "First test images", np.arange(len(table.labels))),
             ("mistakes", "Most confident mistakes", table.surest_first(np.flatnonzero(~table.is_right))),
         ):
             indices = chosen[: recipe.num_pictures]

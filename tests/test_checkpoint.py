@@ -6,7 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,7 @@ def lacking(values: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in keys}
 
 
-GOOD = {"recipe": make().recipe, "description": json.loads(json.dumps(make().description.to_json()))}
+GOOD = {"recipe": make().recipe, "description": json.loads(json.dumps(asdict(make().description)))}
 
 
 def described(**changes: Any) -> dict[str, Any]:

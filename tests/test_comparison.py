@@ -15,6 +15,7 @@ from samebits.comparison import outcome, predicted, selection
 from samebits.comparison.outcome import NetworkComparison, SeedComparison
 from samebits.errors import UserError
 from samebits.evaluation import predictions
+from samebits.evaluation.predictions import Predictions
 from tests.conftest import Repository, built_once
 from tests.test_folder import draw, fill, use_folder
 
@@ -37,7 +38,7 @@ def write_result(repository: Repository, seed: int, momentum: float, accuracy: f
     probabilities = np.full((NUM_IMAGES, len(names)), 0.02, dtype=np.float32)
     probabilities[np.arange(NUM_IMAGES), answers] = 0.82
     (repository.root / PREDICTIONS).unlink()
-    predictions.write(repository.root / PREDICTIONS, probabilities, labels, names)
+    predictions.write(repository.root / PREDICTIONS, Predictions(names, probabilities, labels))
 
 
 @pytest.fixture(scope="session")
@@ -198,15 +199,14 @@ def test_a_revision_without_a_result_is_one_line(family: Repository, fresh: Repo
 def test_other_classes_and_other_test_sets_are_refused(family: Repository) -> None:
     table = predictions.read((family.root / PREDICTIONS).read_bytes(), "")
     names = ("dodecahedron", *table.class_names[1:])
-    shifted = np.roll(table.labels, 1)
-    fewer = table.probabilities[:300], table.labels[:300], table.class_names
-    for name, content, expected in (
-        ("classes", (table.probabilities, table.labels, names), "have different classes: disc, dodecahedron"),
-        ("order", (table.probabilities, table.labels, table.class_names[::-1]), "different classes by their order"),
-        ("shifted", (table.probabilities, shifted, table.class_names), "have different test sets"),
+    fewer = {"probabilities": table.probabilities[:300], "labels": table.labels[:300]}
+    for name, change, expected in (
+        ("classes", {"class_names": names}, "have different classes: disc, dodecahedron"),
+        ("order", {"class_names": table.class_names[::-1]}, "different classes by their order"),
+        ("shifted", {"labels": np.roll(table.labels, 1)}, "have different test sets"),
         ("fewer", fewer, "have different test sets: 400 images and 300"),
     ):
-        save_predictions(family, f"other-{name}", content)
+        save_predictions(family, f"other-{name}", replace(table, **change))
         assert expected in refusal(family, "main", f"other-{name}")
 
 
@@ -307,7 +307,7 @@ def test_predictions_are_read_back_as_they_were(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.ones(3), 50).astype(np.float32)
     labels, names = random.integers(0, 3, 50), ("NA", "nan", "a, b")
-    predictions.write(tmp_path / "table.csv", probabilities, labels, names)
+    predictions.write(tmp_path / "table.csv", Predictions(names, probabilities, labels))
     table = predictions.read((tmp_path / "table.csv").read_bytes(), "")
     assert table.class_names == names
     assert (table.probabilities == probabilities).all() and (table.labels == labels).all()
@@ -328,13 +328,12 @@ def commit_file(repository: Repository, branch: str, path: str, content: str) ->
     shutil.rmtree(clone)
 
 
-def save_predictions(repository: Repository, branch: str, content: tuple) -> None:
+def save_predictions(repository: Repository, branch: str, table: Predictions) -> None:
     """Make a branch whose recorded predictions are others, and put them into DVC's cache."""
     import hashlib
 
-    probabilities, labels, names = content
     path = repository.root.parent / "predictions.csv"
-    predictions.write(path, probabilities, labels, names)
+    predictions.write(path, table)
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     cached = repository.root / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
     cached.parent.mkdir(parents=True, exist_ok=True)

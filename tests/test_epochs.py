@@ -44,13 +44,13 @@ def test_a_training_leaves_out_the_images_with_the_least_loss() -> None:
 
 
 def test_without_pruning_every_epoch_visits_every_image() -> None:
-    epochs = Epochs(22, 4, None)
+    epochs = Epochs(settings(), 22)
     assert [epochs.images_until(number) for number in range(4)] == [0, 22, 44, 66]
     assert [epochs.steps_until(number) for number in range(4)] == [0, 6, 12, 18]
 
 
 def test_the_order_of_what_is_left_stays() -> None:
-    pruning = Pruning(Epochs(8, 2, DataPruning(**PRUNING)), torch.device("cpu"))
+    pruning = Pruning(Epochs(settings(data_pruning=PRUNING), 8), torch.device("cpu"))
     pruning.see(torch.arange(8), torch.tensor([5.0, 1, 5, 5, 1, 5, 5, 5]))
     pruning.begin_epoch(3)
     assert pruning.visited(torch.tensor([7, 1, 0, 4, 2, 6, 3, 5]), 3).tolist() == [7, 0, 2, 6, 3, 5]

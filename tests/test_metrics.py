@@ -18,6 +18,7 @@ from samebits.data.prepared import Split
 from samebits.errors import UserError
 from samebits.evaluation import inference, predictions
 from samebits.evaluation.metrics import summary
+from samebits.evaluation.predictions import Predictions
 
 torch.set_num_threads(1)
 CLASSES = ("cat", "dog", "ship", "bird")
@@ -151,7 +152,7 @@ def test_predictions_read_back_to_the_same_bits(tmp_path: Path) -> None:
     probabilities = np.vstack([example(), bits.view(np.float32), np.eye(4, dtype=np.float32)])
     labels = random.integers(0, 4, len(probabilities))
     path = tmp_path / "predictions.csv"
-    predictions.write(path, probabilities, labels, CLASSES)
+    predictions.write(path, Predictions(CLASSES, probabilities, labels))
 
     table = pandas.read_csv(path)
     columns = [f"probability_{name}" for name in CLASSES]
@@ -164,7 +165,7 @@ def test_predictions_read_back_to_the_same_bits(tmp_path: Path) -> None:
 
 def test_predictions_are_plain_text(tmp_path: Path) -> None:
     path = tmp_path / "predictions.csv"
-    predictions.write(path, example()[2:4], LABELS[2:4], CLASSES)
+    predictions.write(path, Predictions(CLASSES, example()[2:4], LABELS[2:4]))
     assert path.read_bytes() == (
         b"index,true,predicted,probability_cat,probability_dog,probability_ship,probability_bird\n"
         b"0,dog,cat,0.720000029,0.180000007,0.0599999987,0.0399999991\n"
@@ -185,7 +186,7 @@ def test_inference_covers_all_images_in_evaluation_mode() -> None:
             assert logits.dtype == torch.float32
             torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-6)
         assert network.training is mode
-    loss, accuracy = inference.loss_and_accuracy(network, Split(images, labels), batch_size=10)
+    loss, accuracy = inference.loss_and_accuracy(network, Split(images, labels), "float32", 1)
     likelihoods = expected.double().softmax(1)[range(101), labels]
     assert loss == pytest.approx(-likelihoods.log().mean().item(), rel=1e-5)
     assert accuracy == pytest.approx((expected.argmax(1) == labels).sum().item() / 101, abs=1e-12)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from samebits.data.raw import RawSplit
 from samebits.errors import UserError
 from samebits.evaluation import predictions
 from samebits.evaluation.metrics import summary
+from samebits.evaluation.predictions import Predictions
 from samebits.reporting import lineage, page
 from tests.browser import Browser, chromium
 from tests.conftest import Repository
@@ -96,7 +98,7 @@ def test_a_comparison_beside_the_result(result: Repository, browser: Browser) ->
         np.arange(len(table.labels))[:, None] < 40, np.roll(table.probabilities, 1, axis=1), table.probabilities
     )
     (root / "data/evaluation/predictions.csv").unlink()
-    predictions.write(root / "data/evaluation/predictions.csv", shifted, table.labels, table.class_names)
+    predictions.write(root / "data/evaluation/predictions.csv", replace(table, probabilities=shifted))
     result.run("dvc", "commit", "--force", "evaluate")
     result.commit("B")
     compared = outcome.compare(root, "before", "main", False)
@@ -141,7 +143,7 @@ def test_a_hundred_classes_of_large_noise_with_names_from_hell(
     recipe = {"recipe": "linear", "seed": 0, "model": {}, "train": {}}
     checkpoint.save(root / "data/model/checkpoint.safetensors", checkpoint.Checkpoint(weights, recipe, description))
     probabilities = random.dirichlet(np.ones(100), 1000).astype(np.float32)
-    predictions.write(root / "data/evaluation/predictions.csv", probabilities, labels, names)
+    predictions.write(root / "data/evaluation/predictions.csv", Predictions(names, probabilities, labels))
     Repository(root).run("dvc", "commit", "--force")
     page.write_result(results.workspace(root), root / "report.html")
     seen = look_at(browser, root / "report.html")

@@ -26,6 +26,7 @@ from samebits.errors import UserError
 from samebits.evaluation import predictions
 from samebits.evaluation.inference import predict_logits
 from samebits.evaluation.metrics.summary import wilson_interval
+from samebits.evaluation.predictions import Predictions
 from samebits.prediction import onnx_export
 from samebits.prediction.classification import Failure, Prediction, predict
 from samebits.prediction.trained import load
@@ -123,7 +124,8 @@ def test_all_of_cifar10_as_files_in_constant_memory(tmp_path: Path, monkeypatch:
     checkpoint.save(weights, network)
     save(folder, raw.test.images)
     table = tmp_path / "predictions.csv"
-    predictions.write(table, expected(network, raw.test.images), raw.test.labels, raw.class_names)
+    probabilities = expected(network, raw.test.images)
+    predictions.write(table, Predictions(raw.class_names, probabilities, raw.test.labels))
 
     one, few = memory_and_output(tmp_path, weights, str(folder / "00000.png"))
     many, output = memory_and_output(tmp_path, weights, str(folder))

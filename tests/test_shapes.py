@@ -74,12 +74,3 @@ def test_every_picture_is_different() -> None:
     images = np.concatenate([shapes.draw(1100, seed=seed, split=split)[0] for seed, split in streams])
     pictures = [image.tobytes() for image in images]
     assert len(set(pictures)) == len(pictures)
-
-
-@pytest.mark.parametrize(
-    ("num_images", "seed", "split"),
-    [(0, 0, "train"), (-5, 0, "train"), (10, -1, "train"), (10, 0, "validation")],
-)
-def test_bad_arguments_are_refused(num_images: int, seed: int, split: str) -> None:
-    with pytest.raises(ValueError, match="must be"):
-        shapes.draw(num_images, seed, split)

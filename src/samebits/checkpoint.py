@@ -3,7 +3,7 @@
 import json
 import textwrap
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` to `path`, whole or not at all; equal content gives equal bytes."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
     # One metadata key: with more their order, and so the bytes, would vary.
-    description = checkpoint.description.to_json()
+    description = asdict(checkpoint.description)
     meaning = {"recipe": checkpoint.recipe, "description": description, "data_md5": checkpoint.data_md5}
     with atomic.replacing(path) as temporary:
         try:

@@ -217,23 +217,15 @@ class Params(Section):
     recipes: Annotated[dict[str, Recipe], Field(min_length=1), AfterValidator(_named)]
 
     @model_validator(mode="after")
-    def _recipe_exists(self) -> "Params":
+    def _sections_fit_together(self) -> "Params":
         if self.recipe not in self.recipes:
             raise ValueError(f"recipe is {self.recipe!r}: must be one of {', '.join(self.recipes)}")
-        return self
-
-    @model_validator(mode="after")
-    def _network_takes_the_images(self) -> "Params":
         network, size = self.chosen.model.name, self.data.image_size
         least = parts.min_side(network)
         if self.data.source == "folder" and least and size < least:
             raise ValueError(
                 f"data.image_size is {size}: the network {network} of recipe {self.recipe} needs at least {least}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _processes_have_shards(self) -> "Params":
         num_shards = self.chosen.train.num_shards
         if self.num_processes != "auto" and self.num_processes > num_shards:
             raise ValueError(
@@ -249,13 +241,7 @@ class Params(Section):
 
     def resolved(self) -> dict[str, Any]:
         """Return all that decides a result, as plain values: without other recipes and without what is absent."""
-        return {
-            "recipe": self.recipe,
-            "seed": self.seed,
-            "device": self.device,
-            "data": self.data.model_dump(),
-            **self.chosen.model_dump(),
-        }
+        return self.model_dump(include={"recipe", "seed", "device", "data"}) | self.chosen.model_dump()
 
 
 def load(path: Path) -> Params:

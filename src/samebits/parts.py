@@ -42,8 +42,8 @@ KINDS = {
 @cache
 def names(kind: str) -> list[str]:
     """Return the names of the parts of a kind, sorted."""
-    modules = sorted((_PACKAGE / KINDS[kind].folder).glob("*.py"))
-    return [each.stem for each in modules if each.name != "__init__.py" and _definition(each, KINDS[kind].defines)]
+    modules = (_PACKAGE / KINDS[kind].folder).glob("[!_]*.py")
+    return sorted(each.stem for each in modules if _definition(each, KINDS[kind].defines))
 
 
 def data_sources() -> list[str]:

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-_PAGE_BYTES = mmap.PAGESIZE
 _MOST_FAULTS = 0.01  # for each image: more than that, and memory does not hold the images
 
 
@@ -42,7 +41,7 @@ class ReadAhead:
 
     def _advise(self, index: int, number: int, advice: int) -> None:
         start = self._start + index * self._image_bytes
-        page = start - start % _PAGE_BYTES
+        page = start - start % mmap.PAGESIZE
         self._madvise(page, start + number * self._image_bytes - page, advice)
 
 

@@ -48,13 +48,9 @@ class Description:
     image_shape: tuple[int, int, int]  # channels, height, width
     normalization: Normalization
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values of JSON's types."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Description":
-        """Return the description that `to_json` made the values from."""
+        """Return the description whose `asdict` was written as JSON, read back as `values`."""
         normalization = Normalization(*(tuple(values["normalization"][name]) for name in ("mean", "std")))
         channels, height, width = values["image_shape"]
         return cls(values["source"], tuple(values["class_names"]), (channels, height, width), normalization)
@@ -78,7 +74,7 @@ class Split:
 def write(folder: Path, description: Description, splits: dict[str, "RawSplit"], skipped: tuple[str, ...] = ()) -> None:
     """Normalize and write every split of SPLITS to `folder`, then the description; each of them completely or not at all."""
     digests = {name: _write_split(folder / name, description, splits[name]) for name in SPLITS}
-    values = description.to_json() | {"num_images": {name: len(split) for name, split in splits.items()}}
+    values = asdict(description) | {"num_images": {name: len(split) for name, split in splits.items()}}
     for place, key in enumerate(("sha256", "raw_sha256")):
         values[key] = {name: digest[place] for name, digest in digests.items()}
     if skipped:
@@ -271,7 +267,7 @@ def _header(description: Description, number: int) -> bytes:
     shape = [number, *description.image_shape]
     start, end = 8 * number, 8 * number + 2 * math.prod(shape)
     header = {
-        "__metadata__": {"samebits": json.dumps(description.to_json())},
+        "__metadata__": {"samebits": json.dumps(asdict(description))},
         "labels": {"dtype": "I64", "shape": [number], "data_offsets": [0, start]},
         "images": {"dtype": "F16", "shape": shape, "data_offsets": [start, end]},
     }

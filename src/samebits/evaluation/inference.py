@@ -79,10 +79,8 @@ def _mirrored_mean(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return mean
 
 
-def loss_and_accuracy(
-    network: nn.Module, split: Split, batch_size: int = 1000, precision: str = "float32", num_workers: int = 1
-) -> tuple[float, float]:
+def loss_and_accuracy(network: nn.Module, split: Split, precision: str, num_workers: int) -> tuple[float, float]:
     """Return the mean cross-entropy (nats) and the share of images classified right."""
-    logits = predict_logits(network, split.images, batch_size, precision, num_workers=num_workers)
+    logits = predict_logits(network, split.images, 1000, precision, num_workers=num_workers)
     loss = F.cross_entropy(logits, split.labels).item()
     return loss, (logits.argmax(1) == split.labels).double().mean().item()

@@ -40,19 +40,16 @@ class Predictions:
         return indices[np.argsort(-self.probabilities[indices].max(axis=1), kind="stable")]
 
 
-def write(
-    path: Path, probabilities: NDArray[np.float32], labels: NDArray[np.int64], class_names: tuple[str, ...]
-) -> None:
+def write(path: Path, table: Predictions) -> None:
     """Write index, true and predicted class by name, and each class's probability, as CSV.
 
-    Nine digits tell all float32 values apart, so whoever reads it has the same `probabilities` (N, classes) again.
+    Nine digits tell all float32 values apart, so whoever reads it has the same `probabilities` again.
     """
-    names = np.array(class_names)
-    labelled = {"index": range(len(labels)), "true": names[labels], "predicted": names[probabilities.argmax(axis=1)]}
-    columns = {f"{_PROBABILITY}{name}": probabilities[:, position] for position, name in enumerate(class_names)}
-    table = pandas.DataFrame(labelled | columns)
+    names = np.array(table.class_names)
+    labelled = {"index": range(len(table.labels)), "true": names[table.labels], "predicted": names[table.predicted]}
+    shares = {f"{_PROBABILITY}{name}": table.probabilities[:, place] for place, name in enumerate(table.class_names)}
     with atomic.replacing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
+        pandas.DataFrame(labelled | shares).to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
 
 
 def read(content: bytes, name: str) -> Predictions:

@@ -1,12 +1,11 @@
 """The lab's network: two convolutions, three fully connected layers (after LeNet-5, LeCun et al. 1998)."""
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from samebits import models
+from samebits.quantities import Initialization
 
 MIN_SIDE = 16  # pixels; two convolutions and poolings leave nothing of a smaller image
 
@@ -14,9 +13,7 @@ MIN_SIDE = 16  # pixels; two convolutions and poolings leave nothing of a smalle
 class Network(nn.Module):
     """Convolution to 6 and to 16 channels, 5×5 each, max-pooling by 2 after both; 120, 84, num_classes; ReLU between."""
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], num_classes: int, *, initialization: Literal["pytorch", "he", "zero"]
-    ) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, *, initialization: Initialization) -> None:
         super().__init__()
         channels, height, width = image_shape
         self.conv1 = nn.Conv2d(channels, 6, 5)

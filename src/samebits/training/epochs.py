@@ -9,35 +9,32 @@ from samebits import params
 
 @dataclass(frozen=True)
 class Epochs:
-    """How many images and steps the epochs of a training have."""
+    """How many images and steps the epochs of a training on `num_data` images have."""
 
+    train: params.Train
     num_data: int
-    batch_size: int
-    pruning: params.DataPruning | None
 
-    @classmethod
-    def of(cls, train: params.Train, num_data: int) -> "Epochs":
-        """Return the epochs of a training on `num_data` images."""
-        return cls(num_data, train.batch_size, train.data_pruning)
-
-    @property
-    def num_left_out(self) -> int:
-        """How many images a pruned epoch leaves out."""
-        return self.num_data * self.pruning.percent // 100 if self.pruning else 0
-
-    def _num_whole(self, num_epochs: int) -> int:
-        """Return how many of the first `num_epochs` visit every image."""
-        return min(num_epochs, self.pruning.first_epoch - 1) if self.pruning else num_epochs
+    def _pruned(self, num_epochs: int) -> tuple[int, int]:
+        """Return how many of the first `num_epochs` leave images out, and how many images each of them visits."""
+        pruning = self.train.data_pruning
+        if pruning is None:
+            return 0, self.num_data
+        return max(0, num_epochs - pruning.first_epoch + 1), self.num_data - self.num_data * pruning.percent // 100
 
     def images_until(self, num_epochs: int) -> int:
         """Return how many images the first `num_epochs` visit."""
-        return num_epochs * self.num_data - (num_epochs - self._num_whole(num_epochs)) * self.num_left_out
+        num_pruned, num_images = self._pruned(num_epochs)
+        return (num_epochs - num_pruned) * self.num_data + num_pruned * num_images
+
+    def images_in(self, epoch: int) -> int:
+        """Return how many images `epoch`, counted from 1, visits."""
+        return self.images_until(epoch) - self.images_until(epoch - 1)
 
     def steps_until(self, num_epochs: int) -> int:
         """Return how many steps the first `num_epochs` take."""
-        num_whole = self._num_whole(num_epochs)
-        whole, pruned = (-(-number // self.batch_size) for number in (self.num_data, self.num_data - self.num_left_out))
-        return num_whole * whole + (num_epochs - num_whole) * pruned
+        num_pruned, num_images = self._pruned(num_epochs)
+        whole, pruned = (-(-number // self.train.batch_size) for number in (self.num_data, num_images))
+        return (num_epochs - num_pruned) * whole + num_pruned * pruned
 
 
 class Pruning:
@@ -61,16 +58,14 @@ class Pruning:
 
     def begin_epoch(self, epoch: int) -> None:
         """Choose what `epoch`, counted from 1, leaves out."""
-        assert self._epochs.pruning is not None
-        if epoch >= self._epochs.pruning.first_epoch:
-            losses = self._losses.masked_fill(self._is_left_out, torch.inf)
-            least = losses.argsort(stable=True)[: self._epochs.num_left_out]
-            self._is_left_out = torch.zeros_like(self._is_left_out).index_fill_(0, least, True)
+        losses = self._losses.masked_fill(self._is_left_out, torch.inf)
+        least = losses.argsort(stable=True)[: len(losses) - self._epochs.images_in(epoch)]
+        self._is_left_out = torch.zeros_like(self._is_left_out).index_fill_(0, least, True)
 
     def visited(self, permutation: torch.Tensor, epoch: int) -> torch.Tensor:
         """Return the permutation (N,) of all images without those that `epoch` leaves out, without waiting for a GPU."""
-        num_visited = self._epochs.images_until(epoch) - self._epochs.images_until(epoch - 1)
-        return permutation[self._is_left_out[permutation].to(torch.uint8).argsort(stable=True)[:num_visited]]
+        order = self._is_left_out[permutation].to(torch.uint8).argsort(stable=True)
+        return permutation[order[: self._epochs.images_in(epoch)]]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return all that `load_state_dict` needs."""

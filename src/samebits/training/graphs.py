@@ -5,8 +5,6 @@ import gc
 import torch
 from torch import nn
 
-_Key = tuple[object, ...]
-
 
 class _Pass(nn.Module):
     """Keeps the network's own `forward`: PyTorch replaces that of the module that it captures."""
@@ -28,7 +26,7 @@ class Graphed:
 
     def __init__(self, network: nn.Module, num_images: int) -> None:
         self._network, self._num_images = network, num_images
-        self._key: _Key | None = None
+        self._key: tuple[object, ...] | None = None
         self._captured: nn.Module = network
         # PyTorch would warn of a wait that a capture brings with it.
         torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)

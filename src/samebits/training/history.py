@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samebits import atomic
-from samebits.errors import UserError
 
 if TYPE_CHECKING:
     import pandas
@@ -35,10 +34,7 @@ def write(path: Path, reports: list[Report]) -> None:
 
 
 def read(path: Path) -> "pandas.DataFrame":
-    """Read a table with the columns of `Report`, NaN if nothing was measured. Raises UserError if it is missing."""
+    """Read a table with the columns of `Report`, NaN if nothing was measured."""
     import pandas
 
-    try:
-        return pandas.read_csv(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} is not there: run `dvc repro`") from None
+    return pandas.read_csv(path)

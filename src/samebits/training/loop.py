@@ -72,11 +72,9 @@ def train(
             for losses in training.windows(bar, on_pause):
                 _require_finite(losses, training.step - len(losses), settings)
                 is_end_of_epoch = training.num_images == training.epochs.images_until(training.epoch)
-                measured = (
-                    loss_and_accuracy(network, validation, precision=settings.precision, num_workers=team.size)
-                    if is_end_of_epoch and len(validation)
-                    else ()
-                )
+                measured: tuple[float, ...] = ()
+                if is_end_of_epoch and len(validation):
+                    measured = loss_and_accuracy(network, validation, settings.precision, team.size)
                 # Nine digits, as the history holds them: whoever reads a number anywhere reads the same one.
                 numbers = (float(f"{number:.9g}") for number in (math.fsum(losses) / len(losses), *measured))
                 report = Report(training.step, training.epoch, *numbers)
@@ -93,7 +91,7 @@ class _Training:
         self._network = network
         self._data = data
         self._settings = settings
-        self.epochs = Epochs.of(settings, len(data))
+        self.epochs = Epochs(settings, len(data))
         self._pruning = Pruning(self.epochs, data.labels.device) if settings.data_pruning else None
         self._optimization = Optimization(settings, network, self.epochs.steps_until)
         self._augmentations = augmentation.build(settings.augmentation, len(data), seed, data.labels.device)

@@ -196,10 +196,7 @@ def _require_published(path: Path, md5: str, is_chosen: bool) -> None:
 
     if check_integrity(path, md5):
         return
-    if path.is_file():
-        what = f"is damaged: its MD5 is not {md5}"
-    else:
-        what = "is not a file" if path.exists() or path.is_symlink() else "is missing"
+    what = f"is damaged: its MD5 is not {md5}" if path.is_file() else "is missing"
     # A batch is downloaded with all the others or not at all.
     removable = path.parent if path.parent.name == FOLDER else path
     remedy = "repair what SAMEBITS_DATA names" if is_chosen else f"remove {removable} to download it again"

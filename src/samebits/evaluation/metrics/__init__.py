@@ -4,26 +4,21 @@ Each of the latter is one file here: a function `measure` whose keyword-only arg
 """
 
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from samebits import params, parts
 from samebits.evaluation.metrics import summary
 
+if TYPE_CHECKING:
+    from samebits.evaluation.predictions import Predictions
 
-def measure_all(
-    sections: Sequence[params.Part],
-    probabilities: NDArray[np.floating],
-    labels: NDArray[np.int64],
-    class_names: tuple[str, ...],
-) -> dict[str, Any]:
-    """Return the summary and the chosen metrics of probabilities (N, classes) against labels (N,).
+
+def measure_all(sections: Sequence[params.Part], table: "Predictions") -> dict[str, Any]:
+    """Return the summary and the chosen metrics of predictions.
 
     Raises UserError for probabilities of a diverged network, which are not numbers.
     """
-    measured = summary.summarize(probabilities, labels, class_names)
+    measured = summary.summarize(table.probabilities, table.labels, table.class_names)
     for section in sections:
-        measured |= parts.load("metric", section.name)(probabilities, labels, **section.settings)
+        measured |= parts.load("metric", section.name)(table.probabilities, table.labels, **section.settings)
     return measured
