@@ -16,7 +16,7 @@ if rank.is_first():
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from tqdm import tqdm
 
@@ -29,6 +29,27 @@ from samebits.training import history, loop, parallel, resume
 from samebits.training.epochs import Epochs
 
 _CHANGED = "code, parameters or data changed while the training was starting: run `dvc repro` again"
+
+
+@dataclass
+class Progress:
+    """What happens during a training: reports and resume points."""
+
+    points: resume.ResumePoints
+    watch: changes.Watch
+    num_steps: int
+
+    def report(self, row: history.Report, images_per_second: float) -> None:
+        """Show a row of the history and send it to MLflow; warn if something was edited."""
+        tqdm.write(f"[{row.epoch}, {row.step:6d}] loss: {row.train_loss:.3f}")
+        show_validation(row)
+        recorder.report(asdict(row), images_per_second=images_per_second)
+        self.watch.look()
+
+    def pause(self, step: int, state: Callable[[], loop.State]) -> None:
+        """Save a resume point if one is due, and always the last: it is needed until DVC has recorded the result."""
+        if self.points.is_due() or step == self.num_steps:
+            self.points.save(step, state())
 
 
 def show_validation(row: history.Report) -> None:
@@ -80,16 +101,7 @@ def main(inputs: Inputs) -> None:
     points = resume.ResumePoints(stage.scratch(), key, settings.checkpoint_every_seconds, rank.launcher())
     watch = changes.Watch(inputs, lambda line: tqdm.write(line, file=sys.stderr))
     num_steps = Epochs(recipe.train, len(data)).steps_until(recipe.train.num_epochs)
-
-    def report(row: history.Report, images_per_second: float) -> None:
-        tqdm.write(f"[{row.epoch}, {row.step:6d}] loss: {row.train_loss:.3f}")
-        show_validation(row)
-        recorder.report(asdict(row), images_per_second=images_per_second)
-        watch.look()
-
-    def pause(step: int, state: Callable[[], loop.State]) -> None:
-        if points.is_due() or step == num_steps:  # the last is needed until DVC has recorded the result
-            points.save(step, state())
+    progress = Progress(points, watch, num_steps)
 
     with points.held(), recorder:
         content = tracking.RunContent(records.origin(inputs), settings.resolved(), data_md5, environment, key)
@@ -100,7 +112,9 @@ def main(inputs: Inputs) -> None:
             for row in state["history"]:
                 show_validation(history.Report(**row))
         team.share((what_decides_bits, signatures, state))
-        rows = loop.train(network, data, validation, recipe.train, settings.seed, report, pause, state, team)
+        rows = loop.train(
+            network, data, validation, recipe.train, settings.seed, progress.report, progress.pause, state, team
+        )
         team.share(None)  # the others may end
         changes.require_none(inputs)
         checkpoint.save(
