@@ -278,6 +278,8 @@ def test_history_is_a_plain_table(tmp_path: Path) -> None:
     ]
     history.write(path, [Report(1, 1, 2.0)])
     assert history.read(path)["validation_accuracy"].isna().all()
+    with pytest.raises(UserError, match=r"absent\.csv is not there"):
+        history.read(tmp_path / "absent.csv")
 
 
 LEARNING = settings(learning_rate=0.02, batch_size=20, num_epochs=3, report_every_steps=100)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samebits import atomic
+from samebits.errors import UserError
 
 if TYPE_CHECKING:
     import pandas
@@ -34,7 +35,10 @@ def write(path: Path, reports: list[Report]) -> None:
 
 
 def read(path: Path) -> "pandas.DataFrame":
-    """Read a table with the columns of `Report`, NaN if nothing was measured."""
+    """Read a table with the columns of `Report`, NaN if nothing was measured. Raises UserError if it is missing."""
     import pandas
 
-    return pandas.read_csv(path)
+    try:
+        return pandas.read_csv(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there: run `dvc repro`") from None
