@@ -16,7 +16,7 @@ def require_shared(root: Path) -> None:
         raise UserError(f"{root} has no {LOCK}: run `dvc repro`")
     in_git = git.files(root, "HEAD")
     outputs = [output for output in recorded if output.path not in in_git]
-    with open_remote(root, None, caches.settings(root)) as remote:
+    with open_remote(root) as remote:
         there = remote.sizes([output.md5 for output in outputs])
         wrong: dict[str, list[str]] = {"lacks": [], "holds only a part of": []}
         for output in outputs:
