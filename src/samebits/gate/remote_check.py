@@ -14,7 +14,7 @@ def require_shared(root: Path) -> None:
     recorded = dvc_lock.of_workspace(root).outputs
     if not recorded:
         raise UserError(f"{root} has no {LOCK}: run `dvc repro`")
-    in_git = git.files(root, "HEAD")
+    in_git = git.files(root)
     outputs = [output for output in recorded if output.path not in in_git]
     with open_remote(root) as remote:
         there = remote.sizes([output.md5 for output in outputs])
