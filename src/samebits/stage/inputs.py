@@ -218,7 +218,9 @@ class Inputs:
         return any(covers(each, path) for each in self._dependencies)
 
     def _paths(self, stage: str, *kinds: str) -> set[str]:
-        return {self._resolved(path) for path in dvc_lock.paths(self._pipeline.get(stage, {}), *kinds)}
+        """Return the paths of these kinds (deps, outs, ...) that a stage names; some are followed by settings."""
+        entries = [entry for kind in kinds for entry in self._pipeline.get(stage, {}).get(kind, [])]
+        return {self._resolved(entry if isinstance(entry, str) else next(iter(entry))) for entry in entries}
 
     def _resolved(self, text: str) -> str:
         """Replace ${recipe} and the like as DVC does."""
