@@ -13,7 +13,7 @@ from pathlib import Path
 
 from samebits.errors import UserError, printable
 
-# Set inside a git hook: they would lead git in a clone back to the user's repository.
+# A git hook sets these: they would lead git in a clone back to the user's repository.
 _GIT_VARIABLES = (
     *("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_NAMESPACE"),
     *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES"),
@@ -55,23 +55,18 @@ def clean(repository: Path, commit: str, num_bytes: int, variables: Mapping[str,
             )
         clone = Clone(folder / "samebits", {**_environment(folder), **variables})
         failure = f"the revision could not be cloned into {folder}: "
-        make(repository, commit, clone.root, clone.environment, failure)
+        make(repository, commit, clone.root, failure)
         (clone.root / ".dvc" / "config.local").write_text(_SETTINGS, encoding="utf-8")
         yield clone
 
 
-def make(repository: Path, commit: str, root: Path, environment: Mapping[str, str], failure: str = "") -> None:
+def make(repository: Path, commit: str, root: Path, failure: str) -> None:
     """Make the folder `root` a clone of `repository` at `commit`. Raises UserError, which begins with `failure`, if that fails."""
     # Sharing objects copies nothing and reaches commits that no branch holds, such as experiments; no user's hook runs.
     options = ("--quiet", "--shared", "--no-checkout", "--config", f"core.hooksPath={os.devnull}")
     root.mkdir()
-    run_git(root, environment, failure, "clone", *options, "--", str(repository), ".")
-    run_git(root, environment, failure, "checkout", "--quiet", "--detach", commit)
-
-
-def outside_of_hooks() -> dict[str, str]:
-    """Return the environment without what a git hook would set, so that git in a clone works on the clone."""
-    return {name: value for name, value in os.environ.items() if name not in _GIT_VARIABLES}
+    run_git(root, failure, "clone", *options, "--", str(repository), ".")
+    run_git(root, failure, "checkout", "--quiet", "--detach", commit)
 
 
 def apply(clone: Clone, patch: bytes) -> list[str]:
@@ -79,7 +74,7 @@ def apply(clone: Clone, patch: bytes) -> list[str]:
     # In the index too: git would not see a change of the same second that leaves a file's size as it was.
     options = ("--index", "--whitespace=nowarn", "--apply", "--numstat", "-z", "-")
     failure = "the recorded changes cannot be applied: "
-    listed = run_git(clone.root, clone.environment, failure, "apply", *options, given=patch)
+    listed = run_git(clone.root, failure, "apply", *options, given=patch)
     return [line.split("\t", 2)[2] for line in listed.split("\0") if line]
 
 
@@ -92,7 +87,7 @@ def keep(clone: Clone, target: Path, cache: Path) -> None:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    kept = {name: value for name, value in outside_of_hooks().items() if not name.startswith(("DVC_", "MLFLOW_"))}
+    kept = {name: value for name, value in _outside_of_hooks().items() if not name.startswith(("DVC_", "MLFLOW_"))}
     own = {"TMPDIR": folder / "tmp"} | {
         f"DVC_{name}_DIR": folder / name.lower() for name in ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG")
     }
@@ -101,9 +96,14 @@ def _environment(folder: Path) -> dict[str, str]:
     return kept | {name: str(path) for name, path in own.items()}
 
 
-def run_git(folder: Path, environment: Mapping[str, str], failure: str, *arguments: str, given: bytes = b"") -> str:
+def _outside_of_hooks() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in _GIT_VARIABLES}
+
+
+def run_git(folder: Path, failure: str, *arguments: str, given: bytes = b"") -> str:
     """Return what a git command prints. Raises UserError, git's reason after `failure`, if it fails."""
-    done = subprocess.run(["git", *arguments], cwd=folder, env=environment, input=given, capture_output=True)
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=folder, env=_outside_of_hooks(), input=given, capture_output=True)
     if done.returncode != 0:
         reason = " ".join(done.stderr.decode(errors="replace").split()) or "without a reason"
         raise UserError(failure + printable(reason))
