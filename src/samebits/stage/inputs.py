@@ -93,13 +93,13 @@ class Inputs:
             folder, _, name = path.rpartition("/")
             if folder not in used_by or name == "__init__.py" or self._depends_on(path):
                 continue
+            place = f"{RECIPES}/{recipe}/{used_by[folder]}"
             remedy = f"add it to the deps of {self.stage} in {PIPELINE}"
-            for place in (f"{RECIPES}/{recipe}/{section}" for section in (self.stage, used_by[folder])):
-                if self._covers(place):
-                    remedy = (
-                        f"run `ln -s {os.path.relpath(path, place)} {place}/` and `git add {RECIPES}`; "
-                        f"`samebits link` makes the links for what {PARAMETERS} names"
-                    )
+            if self._covers(place):
+                remedy = (
+                    f"run `ln -s {os.path.relpath(path, place)} {place}/` and `git add {RECIPES}`; "
+                    f"`samebits link` makes the links for what {PARAMETERS} names"
+                )
             raise UserError(f"recipe {recipe} uses {path}, but {self.stage} does not depend on it: {remedy}")
 
     @property
