@@ -45,8 +45,6 @@ def clean(repository: Path, commit: str, num_bytes: int, variables: Mapping[str,
     It is removed at the end, even if this process is interrupted or terminated. Raises UserError if it cannot be made.
     """
     with _temporary_folder() as folder:
-        if folder.is_relative_to(repository.resolve()):  # Python's last resort, when no other folder has room
-            raise UserError("no temporary folder outside of the repository has room: set TMPDIR to one")
         needed, free = num_bytes + _REST_BYTES, shutil.disk_usage(folder).free
         if needed > free:
             raise UserError(
@@ -54,8 +52,7 @@ def clean(repository: Path, commit: str, num_bytes: int, variables: Mapping[str,
                 "make room there, or set TMPDIR to a folder with more"
             )
         clone = Clone(folder / "samebits", {**_environment(folder), **variables})
-        failure = f"the revision could not be cloned into {folder}: "
-        make(repository, commit, clone.root, failure)
+        make(repository, commit, clone.root, f"the revision could not be cloned into {folder}: ")
         (clone.root / ".dvc" / "config.local").write_text(_SETTINGS, encoding="utf-8")
         yield clone
 
