@@ -113,13 +113,10 @@ def _ways_out(inputs: Inputs, changes: list[Change]) -> str:
     undone = f"undo the edit{_undo_command(inputs, changes)} and run `dvc repro`, which finishes{without}"
     if not all(change.is_parameter for change in changes):
         return undone
-    now, ran = (
-        {key: value for key, value in values.items() if _decides(inputs, key)}
-        for values in (_values(content_of(Path(PARAMETERS))) or {}, inputs.values)
-    )
-    edited = {key: value for key, value in ran.items() if now.get(key) != value}
-    overrides = [f"{'' if key in now else '+'}{key}={_in_hydra(value)}" for key, value in edited.items()]
-    overrides += [f"~{key}" for key in now if key not in ran]
+    now, ran = _values(content_of(Path(PARAMETERS))) or {}, inputs.values
+    edited = [key for key in ran if _decides(inputs, key) and now.get(key) != ran[key]]
+    overrides = [f"{'' if key in now else '+'}{key}={_in_hydra(ran[key])}" for key in edited]
+    overrides += [f"~{key}" for key in now if _decides(inputs, key) and key not in ran]
     command = " ".join(["dvc exp run --temp", *(f"-S {shlex.quote(each)}" for each in overrides)])
     return f"{undone}; or keep the edit and run `{command}`, which records what ran{without}"
 
