@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samebits.errors import UserError, printable
+from samebits.repository import dvc_command
 
 # A git hook sets these: they would lead git in a clone back to the user's repository.
 _GIT_VARIABLES = (
@@ -77,8 +78,8 @@ def apply(clone: Clone, patch: bytes) -> list[str]:
 
 def keep(clone: Clone, target: Path, cache: Path) -> None:
     """Move a clone out of its temporary folder, to work in it with DVC's cache `cache`."""
-    settings = clone.root / ".dvc" / "config.local"
-    settings.write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
+    (clone.root / ".dvc" / "config.local").unlink()
+    dvc_command.use_cache(clone.root, cache)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(clone.root, target)
 
