@@ -331,8 +331,8 @@ class Truth:
         return len(records) + len(runs)
 
     def _require_true(self, stage: dvc_lock.Stage) -> None:
-        name = stage.cmd.removeprefix("python stages/").removesuffix(".py")
         outputs = {output.path: output.md5 for output in stage.outputs}
+        (name,) = [name for name, path in LAST.items() if path in outputs]
         (clean,) = [self._clean.outputs(named) for named in self._named(name, stage)]
         for path, md5 in outputs.items():
             assert clean[path] == md5, f"{path} is not what {name} gives with {stage.params} and {stage.dependencies}"

@@ -64,7 +64,7 @@ def everything_known(root: Path) -> list[object]:
         *known,
         git.versions(root, "a.txt"),
         git.uncommitted(root),
-        git.files(root, "HEAD"),
+        git.files(root),
         git.read(root, "HEAD", "a"),
     ]
 

@@ -76,7 +76,7 @@ class Result:
 
     def _from_remote(self, md5: str) -> bytes | None:
         try:
-            with open_remote(self.root, None, caches.settings(self.root)) as remote:
+            with open_remote(self.root) as remote:
                 return remote.read_object(md5)
         except UserError:
             return None

@@ -14,9 +14,9 @@ def require_shared(root: Path) -> None:
     recorded = dvc_lock.of_workspace(root).outputs
     if not recorded:
         raise UserError(f"{root} has no {LOCK}: run `dvc repro`")
-    in_git = git.files(root, "HEAD")
+    in_git = git.files(root)
     outputs = [output for output in recorded if output.path not in in_git]
-    with open_remote(root, None, caches.settings(root)) as remote:
+    with open_remote(root) as remote:
         there = remote.sizes([output.md5 for output in outputs])
         wrong: dict[str, list[str]] = {"lacks": [], "holds only a part of": []}
         for output in outputs:

@@ -14,7 +14,7 @@ from samebits.repository.digests import md5_if_readable
 
 def check_outputs(root: Path, cache: Cache, has_remote: bool) -> Iterator[CheckResult]:
     """Look for outputs of dvc.lock that the cache lacks. A lost one is wrong if the others of its stage are not lost."""
-    in_git = git.files(root, "HEAD") | set(git.present(root, str(Path(METRICS).parent)))
+    in_git = git.files(root) | set(git.present(root, str(Path(METRICS).parent)))
     outputs = [output for output in dvc_lock.of_workspace(root).outputs if output.path not in in_git]
     absent = [output for output in outputs if not cache.holds(output.md5)]
     here = [output for output in absent if md5_if_readable(root / output.path) == output.md5]

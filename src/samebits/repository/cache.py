@@ -27,9 +27,8 @@ class Cache:
     def objects(self) -> Iterator[Path]:
         """Return the paths of all objects. Raises OSError if the cache cannot be listed."""
         store = self.root / "files" / "md5"
-        folders = [folder for folder in store.iterdir() if len(folder.name) == 2] if store.is_dir() else []
-        files = (path for folder in folders if folder.is_dir() for path in folder.iterdir())
-        return (path for path in files if _OBJECT.fullmatch(path.parent.name + path.name))
+        folders = [folder for folder in store.iterdir() if folder.is_dir()] if store.is_dir() else []
+        return (path for folder in folders for path in folder.iterdir() if _OBJECT.fullmatch(folder.name + path.name))
 
     def read(self, md5: str) -> bytes | None:
         """Return the content of an object; None if it is missing or damaged."""

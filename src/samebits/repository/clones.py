@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samebits.errors import UserError, printable
+from samebits.repository import dvc_command
 
-# Set inside a git hook: they would lead git in a clone back to the user's repository.
+# A git hook sets these: they would lead git in a clone back to the user's repository.
 _GIT_VARIABLES = (
     *("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_NAMESPACE"),
     *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES"),
@@ -45,8 +46,6 @@ def clean(repository: Path, commit: str, num_bytes: int, variables: Mapping[str,
     It is removed at the end, even if this process is interrupted or terminated. Raises UserError if it cannot be made.
     """
     with _temporary_folder() as folder:
-        if folder.is_relative_to(repository.resolve()):  # Python's last resort, when no other folder has room
-            raise UserError("no temporary folder outside of the repository has room: set TMPDIR to one")
         needed, free = num_bytes + _REST_BYTES, shutil.disk_usage(folder).free
         if needed > free:
             raise UserError(
@@ -54,24 +53,18 @@ def clean(repository: Path, commit: str, num_bytes: int, variables: Mapping[str,
                 "make room there, or set TMPDIR to a folder with more"
             )
         clone = Clone(folder / "samebits", {**_environment(folder), **variables})
-        failure = f"the revision could not be cloned into {folder}: "
-        make(repository, commit, clone.root, clone.environment, failure)
+        make(repository, commit, clone.root, f"the revision could not be cloned into {folder}: ")
         (clone.root / ".dvc" / "config.local").write_text(_SETTINGS, encoding="utf-8")
         yield clone
 
 
-def make(repository: Path, commit: str, root: Path, environment: Mapping[str, str], failure: str = "") -> None:
+def make(repository: Path, commit: str, root: Path, failure: str) -> None:
     """Make the folder `root` a clone of `repository` at `commit`. Raises UserError, which begins with `failure`, if that fails."""
     # Sharing objects copies nothing and reaches commits that no branch holds, such as experiments; no user's hook runs.
     options = ("--quiet", "--shared", "--no-checkout", "--config", f"core.hooksPath={os.devnull}")
     root.mkdir()
-    run_git(root, environment, failure, "clone", *options, "--", str(repository), ".")
-    run_git(root, environment, failure, "checkout", "--quiet", "--detach", commit)
-
-
-def outside_of_hooks() -> dict[str, str]:
-    """Return the environment without what a git hook would set, so that git in a clone works on the clone."""
-    return {name: value for name, value in os.environ.items() if name not in _GIT_VARIABLES}
+    run_git(root, failure, "clone", *options, "--", str(repository), ".")
+    run_git(root, failure, "checkout", "--quiet", "--detach", commit)
 
 
 def apply(clone: Clone, patch: bytes) -> list[str]:
@@ -79,20 +72,20 @@ def apply(clone: Clone, patch: bytes) -> list[str]:
     # In the index too: git would not see a change of the same second that leaves a file's size as it was.
     options = ("--index", "--whitespace=nowarn", "--apply", "--numstat", "-z", "-")
     failure = "the recorded changes cannot be applied: "
-    listed = run_git(clone.root, clone.environment, failure, "apply", *options, given=patch)
+    listed = run_git(clone.root, failure, "apply", *options, given=patch)
     return [line.split("\t", 2)[2] for line in listed.split("\0") if line]
 
 
 def keep(clone: Clone, target: Path, cache: Path) -> None:
     """Move a clone out of its temporary folder, to work in it with DVC's cache `cache`."""
-    settings = clone.root / ".dvc" / "config.local"
-    settings.write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
+    (clone.root / ".dvc" / "config.local").unlink()
+    dvc_command.use_cache(clone.root, cache)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(clone.root, target)
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    kept = {name: value for name, value in outside_of_hooks().items() if not name.startswith(("DVC_", "MLFLOW_"))}
+    kept = {name: value for name, value in _outside_of_hooks().items() if not name.startswith(("DVC_", "MLFLOW_"))}
     own = {"TMPDIR": folder / "tmp"} | {
         f"DVC_{name}_DIR": folder / name.lower() for name in ("SITE_CACHE", "GLOBAL_CONFIG", "SYSTEM_CONFIG")
     }
@@ -101,9 +94,14 @@ def _environment(folder: Path) -> dict[str, str]:
     return kept | {name: str(path) for name, path in own.items()}
 
 
-def run_git(folder: Path, environment: Mapping[str, str], failure: str, *arguments: str, given: bytes = b"") -> str:
+def _outside_of_hooks() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in _GIT_VARIABLES}
+
+
+def run_git(folder: Path, failure: str, *arguments: str, given: bytes = b"") -> str:
     """Return what a git command prints. Raises UserError, git's reason after `failure`, if it fails."""
-    done = subprocess.run(["git", *arguments], cwd=folder, env=environment, input=given, capture_output=True)
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=folder, env=_outside_of_hooks(), input=given, capture_output=True)
     if done.returncode != 0:
         reason = " ".join(done.stderr.decode(errors="replace").split()) or "without a reason"
         raise UserError(failure + printable(reason))

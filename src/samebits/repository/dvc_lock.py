@@ -36,7 +36,6 @@ class Output:
 class Stage:
     """What a stage read and wrote: dependencies are MD5s by path, parameters have the dotted keys of dvc.yaml."""
 
-    cmd: str = ""
     dependencies: dict[str, str] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
@@ -81,11 +80,11 @@ class Record:
     def misfits(self) -> dict[str, list[str]]:
         """By stage: the dependencies whose MD5 is not that of the recorded output."""
         hashes = self.hashes
-        misfits = {
-            name: [path for path, md5 in stage.dependencies.items() if hashes.get(path, md5) != md5]
+        return {
+            name: paths
             for name, stage in self.stages.items()
+            if (paths := [path for path, md5 in stage.dependencies.items() if hashes.get(path, md5) != md5])
         }
-        return {name: paths for name, paths in misfits.items() if paths}
 
 
 def of_workspace(root: Path) -> Record:
@@ -151,15 +150,8 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flatten(values).items() if value is not None}
 
 
-def paths(definition: Mapping[str, Any], *kinds: str) -> set[str]:
-    """Return the paths of these kinds (deps, outs, ...) that a stage of dvc.yaml names; some are followed by settings."""
-    entries = [entry for kind in kinds for entry in definition.get(kind, [])]
-    return {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}
-
-
 def _stage(name: str, recorded: Mapping[str, Any]) -> Stage:
     return Stage(
-        recorded.get("cmd", ""),
         {entry["path"]: entry.get("md5", "") for entry in recorded.get("deps", [])},
         {key: value for values in recorded.get("params", {}).values() for key, value in values.items()},
         [Output(name, entry["path"], entry.get("md5", ""), entry.get("size", 0)) for entry in recorded.get("outs", [])],

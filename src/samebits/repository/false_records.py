@@ -12,7 +12,6 @@ from samebits.repository.cache import Cache
 from samebits.repository.dvc_lock import Record, Stage, flat
 
 RUN_AGAIN = f"run `dvc repro --force --single-item train`, then `dvc repro`, and commit {LOCK}"
-_MAX_HEADER_BYTES = 10_000_000
 
 
 def contradictions(record: Record, read: Callable[[str], bytes | None]) -> list[str]:
@@ -55,7 +54,7 @@ def require_true(root: Path, cache: Cache) -> None:
 
 def _of_checkpoint(stage: Stage, content: bytes) -> Iterator[str]:
     try:
-        size = min(int.from_bytes(content[:8], "little"), _MAX_HEADER_BYTES)
+        size = int.from_bytes(content[:8], "little")
         meaning = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["samebits"])
         own = flat(meaning["recipe"])
     except (ValueError, LookupError, TypeError, AttributeError):

@@ -154,11 +154,11 @@ def versions(workspace: Path, *paths: str, published: bool = False) -> list[byte
         return [content for name in named if (content := read_object(name)) is not None]
 
 
-def files(workspace: Path, revision: str) -> set[str]:
-    """Return the paths of all files of a commit; none if there is no such commit."""
-    if commit(workspace, revision) is None:
+def files(workspace: Path) -> set[str]:
+    """Return the paths of all files of the checked-out commit."""
+    if commit(workspace) is None:
         return set()
-    return set(_names(workspace, "ls-tree", "-r", "-z", "--name-only", "--full-tree", revision))
+    return set(_names(workspace, "ls-tree", "-r", "-z", "--name-only", "--full-tree", "HEAD"))
 
 
 def present(workspace: Path, *paths: str) -> list[str]:

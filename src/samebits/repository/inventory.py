@@ -1,6 +1,6 @@
 """All that restores the results of a repository, committed or not: objects of DVC's cache, and run records."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 from samebits.errors import UserError
@@ -8,36 +8,33 @@ from samebits.paths import LOCK
 from samebits.repository import dvc_lock, git
 from samebits.repository.cache import Cache
 from samebits.repository.digests import md5_of
+from samebits.repository.dvc_lock import Output
 
 _RECORDS = (LOCK, "*.dvc")  # of the pipeline, and of `dvc add`
 
 
-@dataclass
-class Inventory:
-    """Objects by name, each with a path that it was recorded under; run records, each with the objects that it names."""
+def collect(root: Path, cache: Cache) -> tuple[dict[str, str], dict[Path, list[str]]]:
+    """Collect from the workspace, from every commit of all branches, tags and experiments, and from the run cache.
 
-    objects: dict[str, str] = field(default_factory=dict)
-    records: dict[Path, list[str]] = field(default_factory=dict)
-
-
-def collect(root: Path, cache: Cache) -> Inventory:
-    """Collect from the workspace, from every commit of all branches, tags and experiments, and from the run cache."""
-    inventory = Inventory()
+    Returns objects by name, each with a path that it was recorded under, and run records, each with the objects that it names.
+    """
+    objects: dict[str, str] = {}
     for content in _contents(root, *_RECORDS):
-        inventory.objects |= _outputs(content, cache)
+        objects |= _outputs(content, cache)
+    records = {}
     for path in cache.records():
         if outputs := _outputs(path.read_bytes(), cache):
-            inventory.objects |= outputs
-            inventory.records[path] = list(outputs)
-    return inventory
+            objects |= outputs
+            records[path] = list(outputs)
+    return objects, records
 
 
-def not_of_others(root: Path, cache: Cache, inventory: Inventory, objects: dict[str, str]) -> dict[str, str]:
+def not_of_others(root: Path, cache: Cache, records: dict[Path, list[str]], objects: dict[str, str]) -> dict[str, str]:
     """Leave out the objects of commits on git's remotes, such as the history that a clone begins with.
 
-    What a stage made here stays: a colleague who pulls such a commit would miss it.
+    What a stage made here, as `records` say, stays: a colleague who pulls such a commit would miss it.
     """
-    made_here = {name for names in inventory.records.values() for name in names}
+    made_here = {name for names in records.values() for name in names}
     published = {name for content in git.versions(root, *_RECORDS, published=True) for name in _outputs(content, cache)}
     return {name: path for name, path in objects.items() if name in made_here or name not in published}
 
@@ -48,6 +45,12 @@ def not_in_git(root: Path, objects: dict[str, str]) -> dict[str, str]:
     return {name: path for name, path in objects.items() if name not in in_git}
 
 
+def objects_of(outputs: Sequence[Output], cache: Cache) -> dict[str, str]:
+    """Return the objects of outputs, and those of the files in folders, by name, each with the path of the output."""
+    objects = {output.md5: output.path for output in outputs if output.md5}
+    return {each: path for name, path in objects.items() for each in cache.members(name).values()} | objects
+
+
 def _contents(root: Path, *paths: str) -> list[bytes]:
     """Return the contents that files of these paths have in the workspace or in any commit."""
     return [*git.versions(root, *paths), *((root / path).read_bytes() for path in git.present(root, *paths))]
@@ -56,7 +59,6 @@ def _contents(root: Path, *paths: str) -> list[bytes]:
 def _outputs(record: bytes, cache: Cache) -> dict[str, str]:
     """Return the objects of a dvc.lock, a .dvc file or a run record; none if it is damaged: DVC ignores such a one too."""
     try:
-        objects = {output.md5: output.path for output in dvc_lock.read(record, "a record").outputs if output.md5}
+        return objects_of(dvc_lock.read(record, "a record").outputs, cache)
     except UserError:
         return {}
-    return {each: path for name, path in objects.items() for each in cache.members(name).values()} | objects

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from samebits.errors import UserError
+from samebits.repository import cache as caches
 from samebits.repository.digests import md5_of
 
 
@@ -100,12 +101,13 @@ class Remote:
 
 
 @contextmanager
-def open_remote(root: Path, name: str | None, settings: Mapping[str, Any]) -> Iterator[Remote]:
+def open_remote(root: Path, name: str | None = None) -> Iterator[Remote]:
     """Open the remote `name` of the repository in `root`, by default its default remote. Raises UserError if that fails."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc_objects.fs.errors import RemoteMissingDepsError
 
+    settings = caches.settings(root)
     known = sorted(settings["remote"])
     name = name or settings["core"].get("remote")
     if not name:

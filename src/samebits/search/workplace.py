@@ -56,7 +56,7 @@ def _remove(lock: Path) -> None:
 
 def clone(root: Path, commit: str, folder: Path) -> None:
     """Make `folder` a clone of the repository in `root` at a commit. Raises UserError if that fails."""
-    clones.make(root, commit, folder, clones.outside_of_hooks(), f"{folder} cannot be made a clone: ")
+    clones.make(root, commit, folder, f"{folder} cannot be made a clone: ")
     for key in ("user.name", "user.email"):
         if value := run_git(root, "config", "--default", "", "--get", key):
             run_git(folder, "config", key, value)
@@ -66,4 +66,4 @@ def clone(root: Path, commit: str, folder: Path) -> None:
 def run_git(folder: Path, *arguments: str) -> str:
     """Return what a git command prints. Raises UserError, with git's reason, if it fails."""
     failure = f"git {arguments[0]} fails in {folder}: "
-    return clones.run_git(folder, clones.outside_of_hooks(), failure, *arguments).strip()
+    return clones.run_git(folder, failure, *arguments).strip()

@@ -13,7 +13,7 @@ from samebits.atomic import signature
 from samebits.errors import UserError, listed
 from samebits.paths import PARAMETERS
 from samebits.repository import dvc_lock
-from samebits.repository.digests import md5_if_readable, md5_of
+from samebits.repository.digests import md5_if_readable
 from samebits.stage.inputs import Inputs, content_of
 
 DIGITS = 7  # of a hash: enough to tell two contents apart
@@ -91,16 +91,14 @@ def _in_parameters(inputs: Inputs) -> list[Change]:
 def _in_files(inputs: Inputs) -> Iterator[Change]:
     for path, file in inputs.files.items():
         if signature(Path(path)) != file.signature:
-            is_code = path not in inputs.data
-            content = content_of(Path(path)) if is_code else b""
-            md5 = md5_of(content) if is_code else md5_if_readable(Path(path)) or _ABSENT
-            is_late = is_code and path not in inputs.sealed  # loaded after `seal`: nobody knows which version
-            if is_late or not (md5 == file.md5 or (path.endswith(".py") and _is_same_code(file.content, content))):
+            md5 = md5_if_readable(Path(path)) or _ABSENT
+            is_late = path not in {*inputs.sealed, *inputs.data}  # loaded after `seal`: nobody knows which version
+            if is_late or not (md5 == file.md5 or _is_same_code(file.content, Path(path))):
                 yield Change(path, file.md5[:DIGITS], md5[:DIGITS] if md5 != file.md5 else "changed and back")
     for link, target in inputs.links.items():
         if (now := inputs.target(link)) != target:
             yield Change(link, target, now)
-    images = inputs.list_images() if inputs.images else {}
+    images = inputs.list_images()
     for path in {**inputs.images, **images}:
         if inputs.images.get(path) != images.get(path):
             before, after = "there" if path in inputs.images else _ABSENT, "changed" if path in images else "removed"
@@ -115,13 +113,10 @@ def _ways_out(inputs: Inputs, changes: list[Change]) -> str:
     undone = f"undo the edit{_undo_command(inputs, changes)} and run `dvc repro`, which finishes{without}"
     if not all(change.is_parameter for change in changes):
         return undone
-    now, ran = (
-        {key: value for key, value in values.items() if _decides(inputs, key)}
-        for values in (_values(content_of(Path(PARAMETERS))) or {}, inputs.values)
-    )
-    edited = {key: value for key, value in ran.items() if now.get(key) != value}
-    overrides = [f"{'' if key in now else '+'}{key}={_in_hydra(value)}" for key, value in edited.items()]
-    overrides += [f"~{key}" for key in now if key not in ran]
+    now, ran = _values(content_of(Path(PARAMETERS))) or {}, inputs.values
+    edited = [key for key in ran if _decides(inputs, key) and now.get(key) != ran[key]]
+    overrides = [f"{'' if key in now else '+'}{key}={_in_hydra(ran[key])}" for key in edited]
+    overrides += [f"~{key}" for key in now if _decides(inputs, key) and key not in ran]
     command = " ".join(["dvc exp run --temp", *(f"-S {shlex.quote(each)}" for each in overrides)])
     return f"{undone}; or keep the edit and run `{command}`, which records what ran{without}"
 
@@ -170,9 +165,9 @@ def _values(content: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _is_same_code(one: bytes, other: bytes) -> bool:
-    """Tell whether two Python sources differ in nothing but comments and layout."""
+def _is_same_code(before: bytes, path: Path) -> bool:
+    """Tell whether a file is Python that differs from its content before in nothing but comments and layout."""
     try:
-        return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
+        return path.suffix == ".py" and ast.dump(ast.parse(before)) == ast.dump(ast.parse(content_of(path)))
     except (SyntaxError, ValueError):
         return False

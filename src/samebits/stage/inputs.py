@@ -68,7 +68,7 @@ class Inputs:
         data = [path for _, path in self.outputs() if path in self._dependencies and Path(path).exists()]
         threads = ThreadPoolExecutor(2)  # beside the import of PyTorch, which keeps one core busy for two seconds
         # One process of a training reads all data and asks git; the others compare the signatures with it.
-        read = _read_data if rank.is_first() else _find_data
+        read = _read_data if rank.is_first() else lambda path: File(signature(path), "")
         self._data: dict[str, Future[File]] = {path: threads.submit(read, Path(path)) for path in data}
         self._commit_and_patch = threads.submit(self._read_git if rank.is_first() else lambda: (None, None))
         threads.shutdown(wait=False)
@@ -93,13 +93,13 @@ class Inputs:
             folder, _, name = path.rpartition("/")
             if folder not in used_by or name == "__init__.py" or self._depends_on(path):
                 continue
+            place = f"{RECIPES}/{recipe}/{used_by[folder]}"
             remedy = f"add it to the deps of {self.stage} in {PIPELINE}"
-            for place in (f"{RECIPES}/{recipe}/{section}" for section in (self.stage, used_by[folder])):
-                if self._covers(place):
-                    remedy = (
-                        f"run `ln -s {os.path.relpath(path, place)} {place}/` and `git add {RECIPES}`; "
-                        f"`samebits link` makes the links for what {PARAMETERS} names"
-                    )
+            if self._covers(place):
+                remedy = (
+                    f"run `ln -s {os.path.relpath(path, place)} {place}/` and `git add {RECIPES}`; "
+                    f"`samebits link` makes the links for what {PARAMETERS} names"
+                )
             raise UserError(f"recipe {recipe} uses {path}, but {self.stage} does not depend on it: {remedy}")
 
     @property
@@ -184,15 +184,12 @@ class Inputs:
 
     def stages_before(self) -> list[str]:
         """Return the recorded stages whose outputs this one needs, directly or not."""
-        before: list[str] = []
-        needed = [self.stage]
-        while needed:
-            dependencies = self._paths(needed.pop(), "deps")
-            others = [name for name in self._pipeline if name not in before]
-            makers = [name for name in others if dependencies & self._paths(name, *_OUTPUTS)]
-            needed += makers
-            before += makers
-        return [name for name in before if name in self.recorded]
+        found = [self.stage]
+        for stage in found:  # which grows
+            dependencies = self._paths(stage, "deps")
+            makers = [name for name in self._pipeline if dependencies & self._paths(name, *_OUTPUTS)]
+            found += [name for name in makers if name not in found]
+        return [name for name in found[1:] if name in self.recorded]
 
     def recordable_md5(self, path: str) -> str | None:
         """Return the MD5 by which DVC would have recorded a dependency at the start; None for what is not known here."""
@@ -218,7 +215,9 @@ class Inputs:
         return any(covers(each, path) for each in self._dependencies)
 
     def _paths(self, stage: str, *kinds: str) -> set[str]:
-        return {self._resolved(path) for path in dvc_lock.paths(self._pipeline.get(stage, {}), *kinds)}
+        """Return the paths of these kinds (deps, outs, ...) that a stage names; some are followed by settings."""
+        entries = [entry for kind in kinds for entry in self._pipeline.get(stage, {}).get(kind, [])]
+        return {self._resolved(entry if isinstance(entry, str) else next(iter(entry))) for entry in entries}
 
     def _resolved(self, text: str) -> str:
         """Replace ${recipe} and the like as DVC does."""
@@ -265,14 +264,9 @@ def _read_code(path: Path) -> File:
 def _read_data(path: Path) -> File:
     before, md5, digest = signature(path), path_md5(path), hashlib.sha256()
     for each in (each for each in [path, *sorted(path.rglob("*"))] if each.is_file()):
-        with each.open("rb") as file:
-            while content := file.read(2**20):
-                digest.update(content)
+        with each.open("rb", buffering=0) as file:
+            hashlib.file_digest(file, lambda: digest)  # goes on with it
     return File(before, md5, sha256=digest.hexdigest())
-
-
-def _find_data(path: Path) -> File:
-    return File(signature(path), "")
 
 
 def _relative(path: Path, root: Path) -> str:

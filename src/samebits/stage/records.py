@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from samebits.errors import UserError, listed
-from samebits.paths import LOCK, PARAMETERS, PIPELINE
+from samebits.paths import PARAMETERS, PIPELINE
 from samebits.repository import dvc_lock
 from samebits.repository.digests import path_md5
 from samebits.repository.git import GitError
 from samebits.repository.origin import Origin
 from samebits.stage import changes
 from samebits.stage.changes import DIGITS, Change
-from samebits.stage.inputs import Inputs, content_of, covers
+from samebits.stage.inputs import Inputs, covers
 
 
 def origin(inputs: Inputs) -> Origin:
@@ -25,7 +25,7 @@ def origin(inputs: Inputs) -> Origin:
         print(f"warning: the run will not say which commit it comes from: {error}", file=sys.stderr)
         return Origin(None, b"", experiment, is_dirty=True)
     # The record of a stage before that was edited just when it had ended disappears a moment later.
-    now, before = _recorded_now(), inputs.stages_before()
+    now, before = dvc_lock.of_workspace(Path()), inputs.stages_before()
     if patch is None or any(now.stages.get(name) != inputs.recorded[name] or misfits(inputs, name) for name in before):
         return Origin(commit, b"", experiment, is_dirty=True)
     files = {name: inputs.texts[name] for name in (PARAMETERS, PIPELINE)}
@@ -34,7 +34,7 @@ def origin(inputs: Inputs) -> Origin:
 
 def is_recorded(inputs: Inputs, path: str) -> bool:
     """Tell whether DVC runs this stage and has recorded the data file `path` as it was at the start."""
-    return "DVC_STAGE" in os.environ and _recorded_now().hashes.get(path) == inputs.md5(path)
+    return "DVC_STAGE" in os.environ and dvc_lock.of_workspace(Path()).hashes.get(path) == inputs.md5(path)
 
 
 def require_stages_before(inputs: Inputs) -> None:
@@ -91,8 +91,8 @@ def misrecorded(inputs: Inputs, recorded: dvc_lock.Stage, outputs: Mapping[str, 
 
 def outputs(inputs: Inputs) -> list[dvc_lock.Output]:
     """Return the outputs of all stages: those that DVC has recorded, and as they are now those of the stage that runs."""
-    is_dvc = "DVC_STAGE" in os.environ
-    known = {output.path: output for output in _recorded_now().outputs if is_dvc and output.stage != inputs.stage}
+    recorded = dvc_lock.of_workspace(Path()).outputs if "DVC_STAGE" in os.environ else []
+    known = {output.path: output for output in recorded if output.stage != inputs.stage}
     return [
         known.get(path) or dvc_lock.Output(stage, path, path_md5(Path(path)), _size(Path(path)))
         for stage, path in inputs.outputs()
@@ -102,7 +102,3 @@ def outputs(inputs: Inputs) -> list[dvc_lock.Output]:
 
 def _size(path: Path) -> int:
     return sum(each.stat().st_size for each in [path, *path.rglob("*")] if each.is_file())
-
-
-def _recorded_now() -> dvc_lock.Record:
-    return dvc_lock.read(content_of(Path(LOCK)), LOCK)

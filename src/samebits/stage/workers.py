@@ -20,7 +20,6 @@ from samebits.repository import dvc_lock
 from samebits.repository.digests import md5_of
 from samebits.stage import changes, launching, rank
 from samebits.stage.inputs import Inputs
-from samebits.stage.rank import COPIES, is_first, is_worker
 
 if TYPE_CHECKING:
     from samebits import params
@@ -32,9 +31,9 @@ LISTEN = "SAMEBITS_LISTEN"
 
 def start(inputs: Inputs, script: str) -> None:
     """Start the processes of the stage, wait for them, and end with them; return in a worker, and if one process is enough."""
-    if is_worker():
+    if rank.is_worker():
         launching.follow_parent()
-        if not is_first():
+        if not rank.is_first():
             os.environ.pop("DVC_STAGE", None)  # what DVC records is the business of the first
         return
     settings = inputs.settings
@@ -69,7 +68,7 @@ def _copies() -> Iterator[None]:
         yield
         return
     with prepared.shared_copies(Path(paths.PREPARED), prepared.TRAINED_ON) as copies:
-        os.environ[COPIES] = str(copies)
+        os.environ[rank.COPIES] = str(copies)
         yield
 
 

@@ -79,12 +79,12 @@ def _of_workspace(root: Path, read: Read) -> Result:
 
 def _fetch(root: Path, found: Sequence[Result]) -> None:
     """Fetch from the default remote, if there is one, what runs show and the cache lacks."""
-    cache, settings = caches.of(root), caches.settings(root)
+    cache = caches.of(root)
     shown = {md5 for result in found for path, md5 in result.record.hashes.items() if _is_shown(path)}
     missing = sorted(md5 for md5 in shown if not cache.path(md5).is_file())
-    if missing and settings["core"].get("remote"):
+    if missing and caches.settings(root)["core"].get("remote"):
         try:
-            with remote.open_remote(root, None, settings) as opened:
+            with remote.open_remote(root) as opened:
                 opened.fetch_objects(missing)
         except UserError as error:
             print(f"note: {error}", file=sys.stderr)
