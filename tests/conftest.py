@@ -336,6 +336,12 @@ def without_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def untracked(monkeypatch: pytest.MonkeyPatch, without_mlflow: Path) -> None:
+    """Let the stages of a test that is not about runs find no MLflow."""
+    monkeypatch.setenv("PYTHONPATH", str(without_mlflow))
+
+
+@pytest.fixture
 def warm_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the processes that a test's own process starts by sys.executable start warm too."""
     if folder := os.environ.get(WARM):

@@ -75,6 +75,7 @@ def the_line(done: "subprocess.CompletedProcess[str]") -> str:
     return line
 
 
+@pytest.mark.usefixtures("untracked")
 def test_nobody_who_pulls_trains_again(known: Repository, tmp_path: Path) -> None:
     remote = remotes.folder(tmp_path / "team")
     remote.add_to(known)
