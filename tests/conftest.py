@@ -165,7 +165,7 @@ def make_tiny(values: dict) -> None:
 
 
 def project_files() -> list[str]:
-    """Return the files that a clone of the project would hold, without the tests and the recorded result."""
+    """Return the files that a clone of the project would hold, without the tests, the recorded result and large pictures."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=PROJECT,
@@ -173,7 +173,7 @@ def project_files() -> list[str]:
         text=True,
         check=True,
     ).stdout.split("\n")
-    without = ("dvc.lock", "metrics/", "tests/")
+    without = ("docs/images/", "dvc.lock", "metrics/", "tests/")
     return [name for name in listed if name and (PROJECT / name).is_file() and not name.startswith(without)]
 
 
