@@ -22,6 +22,7 @@ from filelock import FileLock
 from tests import warm_start
 
 PROJECT = Path(__file__).resolve().parents[1]
+PROGRAMS = Path(sys.executable).parent
 # What a run of the tests inside another stage or with the user's own server must not leak into them.
 FOREIGN = (
     "DVC_ROOT",
@@ -63,8 +64,8 @@ json.dump({"score": sum(open("out.bin", "rb").read(100))}, open("metrics.json", 
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Once for all processes of the tests; by Linux's means.
-    if sys.platform == "linux" and not hasattr(config, "workerinput"):
+    # Once for all processes of the tests, and for tests that a test runs; by Linux's means.
+    if sys.platform == "linux" and not hasattr(config, "workerinput") and WARM not in os.environ:
         stack = ExitStack()
         config.add_cleanup(stack.close)
         folder = stack.enter_context(TemporaryDirectory(prefix="samebits-tests-"))
@@ -100,7 +101,7 @@ class Repository:
     def environment(self) -> dict[str, str]:
         """Return the environment of a user: nothing of the process that runs the tests, its Python first."""
         values = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-        return values | IDENTITY | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        return values | IDENTITY | {"PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"}
 
     def environment_of(self, command: tuple[str, ...]) -> dict[str, str]:
         """Return the environment in which a command starts warm, if it can: see warm_start."""
@@ -111,8 +112,7 @@ class Repository:
 
     def work_off_queue(self, *arguments: str) -> None:
         """Run `dvc queue start` and wait for the workers that it leaves behind. It starts cold; what they start is warm."""
-        dvc, path = Path(sys.executable).with_name("dvc"), self.environment_of(("dvc",))["PATH"]
-        self.run(str(dvc), "queue", "start", *arguments, PATH=path)
+        self.run(str(PROGRAMS / "dvc"), "queue", "start", *arguments, PATH=self.environment_of(("dvc",))["PATH"])
 
     def repro(self, *arguments: str) -> list[str]:
         """Run `dvc repro`; give the names of the stages that really ran."""
@@ -165,7 +165,7 @@ def make_tiny(values: dict) -> None:
 
 
 def project_files() -> list[str]:
-    """Return the files that a clone of the project would hold, without the recorded result."""
+    """Return the files that a clone of the project would hold, without the tests, the recorded result and large pictures."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=PROJECT,
@@ -173,9 +173,8 @@ def project_files() -> list[str]:
         text=True,
         check=True,
     ).stdout.split("\n")
-    return [
-        name for name in listed if name and (PROJECT / name).is_file() and not name.startswith(("dvc.lock", "metrics/"))
-    ]
+    without = ("docs/images/", "dvc.lock", "metrics/", "tests/")
+    return [name for name in listed if name and (PROJECT / name).is_file() and not name.startswith(without)]
 
 
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -210,6 +209,7 @@ def _build_fresh(root: Path) -> None:
     repository.edit(make_tiny)
     repository.run("git", "init", "--quiet", "--initial-branch=main")
     repository.commit("the project, tiny")
+    repository.run("git", "repack", "-a", "-d", "--quiet")  # hundreds of files less in each copy
     repository.run("python", "-m", "compileall", "-q", "src")  # for all copies
 
 
@@ -333,6 +333,19 @@ def without_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Not a module of this name: for that programs would start cold.
     (folder / "sitecustomize.py").write_text('import sys\n\nsys.modules["mlflow"] = None\n')
     return folder
+
+
+@pytest.fixture
+def untracked(monkeypatch: pytest.MonkeyPatch, without_mlflow: Path) -> None:
+    """Let the stages of a test that is not about runs find no MLflow."""
+    monkeypatch.setenv("PYTHONPATH", str(without_mlflow))
+
+
+@pytest.fixture
+def warm_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the processes that a test's own process starts by sys.executable start warm too."""
+    if folder := os.environ.get(WARM):
+        monkeypatch.setattr(sys, "executable", str(Path(folder) / "python"))
 
 
 @pytest.fixture

@@ -26,9 +26,10 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from samebits import pins
 from samebits.data.sources import cifar10
 from samebits.errors import UserError
-from samebits.health import cached_objects, libraries, lost_experiments, stale_locks, tracking_database
+from samebits.health import cached_objects, lost_experiments, stale_locks, tracking_database
 from samebits.health import check as checking
 from samebits.repository import git
 from samebits.repository.cache import Cache
@@ -64,7 +65,7 @@ def only_its_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     for name, value in IDENTITY.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(libraries, "version", version_looked_up_once)
+    monkeypatch.setattr(pins, "version", version_looked_up_once)
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +74,16 @@ def small_template(fresh_template: Path, tmp_path_factory: pytest.TempPathFactor
         shutil.copytree(fresh_template, root, symlinks=True)
         repository = Repository(root)
         (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": PIPELINE}))
+        for folder in (
+            "benchmarks",
+            "docs",
+            "hashes",
+            "recipes",
+            "searches",
+            "src",
+            "stages",
+        ):  # no check looks at them
+            shutil.rmtree(root / folder)
         repository.run("dvc", "remote", "add", "--default", "store", str(root.parent / "remote"))
         assert repository.repro() == ["first", "second", "third"]
         repository.run("dvc", "push")
@@ -409,14 +420,15 @@ def test_an_output_that_only_the_workspace_has(small: Repository, check: Any) ->
     assert line.startswith("note   neither in DVC's cache nor in the workspace: 1 of 3 outputs: folder: `dvc pull`")
 
 
-@pytest.mark.parametrize("content", [b"garbage", b"", b"\xff\xfe", b"cmd: echo\n", b"- 1\n"])
-def test_a_damaged_record_of_the_run_cache(small: Repository, check: Any, content: bytes) -> None:
+def test_a_damaged_record_of_the_run_cache(small: Repository, check: Any) -> None:
     (record,) = (small.root / ".dvc/cache/runs").glob("*/*/*")  # of `second`, the only stage with dependencies
-    whole = record.read_bytes()
-    record.write_bytes(content)
-    (line,) = marked("wrong", check(small)[1])
-    name = record.relative_to(small.root)
-    assert line.startswith(f"wrong  {name}, a record of a stage that ran, is damaged: run `samebits check --repair`")
+    whole, name = record.read_bytes(), record.relative_to(small.root)
+    for content in (b"garbage", b"", b"\xff\xfe", b"cmd: echo\n", b"- 1\n"):
+        record.write_bytes(content)
+        (line,) = marked("wrong", check(small)[1])
+        assert line.startswith(
+            f"wrong  {name}, a record of a stage that ran, is damaged: run `samebits check --repair`"
+        )
     code, lines = check(small, repair=True)
     assert code == 0 and not record.exists()
     assert any(f"{name}, a record of a stage that ran, is damaged; removed" in line for line in marked("note", lines))
@@ -700,29 +712,27 @@ def test_what_killed_processes_locked_is_one_note_and_dvc_runs(small: Repository
     assert small.repro("--force", "first") == ["first"]
 
 
-@pytest.mark.parametrize("kinds", [{"write": ["first.bin"]}, {"read": ["first.bin"]}, {"read": ["folder/a"]}])
-def test_a_process_that_only_has_the_number_of_a_dead_one(
-    small: Repository, check: Any, kinds: dict[str, list[str]]
-) -> None:
-    held = lock_paths(small, os.getpid(), **kinds)
-    code, lines = check(small)
-    (line,) = [line for line in lines if "rwlock" in line]
-    assert code == 1 and line.startswith("wrong")
-    assert f"process {os.getpid()} (dvc repro), which has exited: remove .dvc/tmp/rwlock" in line
-    done = small.run("dvc", "repro", "--force", ok=False)
-    assert done.returncode != 0 and "is busy" in done.stderr
+def test_a_process_that_only_has_the_number_of_a_dead_one(small: Repository, check: Any) -> None:
+    for kinds in ({"read": ["folder/a"]}, {"read": ["first.bin"]}, {"write": ["first.bin"]}):
+        os.utime(lock_paths(small, os.getpid(), **kinds))
+        assert any("at work" in line for line in marked("note", check(small)[1]))
+        held = lock_paths(small, os.getpid(), **kinds)
+        code, lines = check(small)
+        (line,) = [line for line in lines if "rwlock" in line]
+        assert code == 1 and line.startswith("wrong")
+        assert f"process {os.getpid()} (dvc repro), which has exited: remove .dvc/tmp/rwlock" in line
+        done = small.run("dvc", "repro", "--force", ok=False)
+        assert done.returncode != 0 and "is busy" in done.stderr
     held.unlink()
     small.run("dvc", "repro", "--force")
-    os.utime(lock_paths(small, os.getpid(), **kinds))
-    assert any("at work" in line for line in marked("note", check(small)[1]))
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"write": {"/x": {"pid": 1}}}', '{"write": 3}'])
-def test_path_locks_that_dvc_cannot_read(small: Repository, check: Any, content: str) -> None:
-    (small.root / ".dvc/tmp/rwlock").write_text(content)
-    (line,) = marked("wrong", check(small)[1])
-    assert line.endswith("remove .dvc/tmp/rwlock")
-    assert small.run("dvc", "repro", "--force", ok=False).returncode != 0
+def test_path_locks_that_dvc_cannot_read(small: Repository, check: Any) -> None:
+    for content in ("", "[]", '{"write": {"/x": {"pid": 1}}}', '{"write": 3}'):
+        (small.root / ".dvc/tmp/rwlock").write_text(content)
+        (line,) = marked("wrong", check(small)[1])
+        assert line.endswith("remove .dvc/tmp/rwlock")
+        assert small.run("dvc", "repro", "--force", ok=False).returncode != 0
 
 
 LOCK = "from dvc.repo import Repo; Repo('.').lock.lock(); print('held', flush=True); import time; time.sleep(60)"

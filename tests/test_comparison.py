@@ -210,10 +210,8 @@ def test_other_classes_and_other_test_sets_are_refused(family: Repository) -> No
         assert expected in refusal(family, "main", f"other-{name}")
 
 
-def test_own_images_are_told_apart_whatever_else_differs(
-    fresh: Repository, empty_database: Path, tmp_path: Path
-) -> None:
-    shutil.copy(empty_database, fresh.root)
+@pytest.mark.usefixtures("untracked")
+def test_own_images_are_told_apart_whatever_else_differs(fresh: Repository, tmp_path: Path) -> None:
     images = tmp_path / "images"
     use_folder(fresh, str(images))
     for part in ("train", "test"):

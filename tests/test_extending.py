@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ def test_the_tutorial(done: Repository, tmp_path: Path) -> None:
     assert "balanced_accuracy" in str(measured) and "perceptron" in str(measured)
 
     # What is new is tested by being there.
+    shutil.copytree(PROJECT / "tests", done.root / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     suites = ("tests/test_models.py", "tests/test_optimizers.py", "tests/test_augmentation.py")
     new = "every and (perceptron or lion or steps or brightness)"
     tested = done.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *suites, "-k", new, PYTHONPATH="src")

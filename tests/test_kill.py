@@ -16,6 +16,7 @@ from tests.conftest import Repository, built_once, stages_run
 EVERY_SECONDS = 0.25
 # From one moment at which a training can be saved to the next, on a machine that does other work too.
 SLACK_SECONDS = 2.0
+pytestmark = pytest.mark.usefixtures("untracked")
 OUTPUTS = ("checkpoint.safetensors", "history.csv", "environment.json")
 
 
@@ -23,11 +24,6 @@ def lengthen(values: dict) -> None:
     """Make the training some four seconds long, with many resume points."""
     values["checkpoint_every_seconds"] = EVERY_SECONDS
     values["recipes"]["lab"]["train"].update(num_epochs=25, report_every_steps=50)
-
-
-@pytest.fixture(autouse=True)
-def untracked(monkeypatch: pytest.MonkeyPatch, without_mlflow: Path) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(without_mlflow))
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +164,7 @@ def test_interrupted_from_the_keyboard(never_stopped: Repository, unfinished: Re
 
 
 def test_dvc_alone_killed_a_second_one_takes_the_work_over(never_stopped: Repository, unfinished: Repository) -> None:
+    """The training runs to its end, and no DVC has lived to record it: that costs no second training."""
     process = unfinished.start("dvc", "repro")
     assert wait_until(lambda: len(points(unfinished)) > 1, process)
     process.kill()  # not its group: the trainer lives on
@@ -179,14 +176,6 @@ def test_dvc_alone_killed_a_second_one_takes_the_work_over(never_stopped: Reposi
     assert "going on after step 2,500 of 2,500" in done.stdout, "the second one trained what the first had trained"
     assert model(unfinished) == model(never_stopped)
     assert unfinished.status() == ""
-
-
-def test_dvc_killed_after_the_training_ended_costs_no_second_training(
-    never_stopped: Repository, unfinished: Repository
-) -> None:
-    unfinished.run("python", "stages/train.py")  # what DVC ran, and did not live to record
-    assert "going on after step 2,500 of 2,500" in unfinished.run("dvc", "repro", "train").stdout
-    assert model(unfinished) == model(never_stopped)
 
 
 def test_other_parameters_start_fresh_and_it_says_so(unfinished: Repository) -> None:

@@ -416,7 +416,6 @@ def test_a_machine_whose_bits_would_be_others_is_refused_by_name(pair: tuple[Rep
 
 def test_a_first_machine_that_is_not_there_is_one_line(pair: tuple[Repository, Repository]) -> None:
     _, other = pair
-    other.repro("prepare")
     port = free_port()
     assert refusal(other, f"127.0.0.1:{port}").startswith(
         f"error: 127.0.0.1:{port}: no training listens there, or not yet"

@@ -66,10 +66,7 @@ def shrink(values: dict, recipe: str) -> None:
 
 
 @pytest.fixture
-def small(
-    fresh: Repository, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, without_mlflow: Path
-) -> Repository:
-    monkeypatch.setenv("PYTHONPATH", str(without_mlflow))
+def small(fresh: Repository, request: pytest.FixtureRequest, untracked: None) -> Repository:
     fresh.edit(lambda values: shrink(values, getattr(request, "param", "lab")))
     return fresh
 

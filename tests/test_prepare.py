@@ -549,7 +549,7 @@ def test_processes_map_one_copy_that_no_edit_reaches(mine: Path) -> None:
     with prepared.shared_copies(mine, ["test"]) as copies:
         (copy,) = copies.iterdir()
         assert copy.stat().st_nlink == 0 and sorted(digests(mine)) == sorted(FILES)
-        done = subprocess.run([sys.executable, "-c", MAPPING, mine, copies], capture_output=True, text=True, check=True)
+        done = Repository(mine).run("python", "-c", MAPPING, str(mine), str(copies))
         assert f" {copy.stat().st_ino} " in done.stdout
         split = prepared.read_split(mine, "test", copies)
         path.write_bytes(b"other")

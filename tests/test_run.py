@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -75,7 +76,8 @@ def test_another_kind_of_machine_is_named_in_one_sentence(done: Repository) -> N
     assert f"its accuracy is 43.21 %, this one's {100 * metrics['accuracy']:.2f} %" in sentence
 
 
-def test_without_cifar10_the_embedded_data_runs_as_an_experiment(fresh: Repository) -> None:
+def test_without_cifar10_the_embedded_data_runs_as_an_experiment(fresh: Repository, empty_database: Path) -> None:
+    shutil.copy(empty_database, fresh.root)
     fresh.edit(lambda values: values["data"].update(source="cifar10"))
     fresh.commit("on the real data")
     output = make(fresh, "run", **OFFLINE)

@@ -99,33 +99,33 @@ def _contents(root: Path, folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_a_run_written_afterwards_is_the_one_that_was_logged_live(prepared: Repository, tmp_path: Path) -> None:
-    prepared.repro()
-    prepared.run(
+def test_a_run_written_afterwards_is_the_one_that_was_logged_live(done: Repository, tmp_path: Path) -> None:
+    done.run("git", "reset", "--quiet", "HEAD~1")  # as its result was when its run was logged: in no commit yet
+    done.run(
         "dvc", "exp", "run", "--temp", "--name", "slower", "--set-param", "recipes.lab.train.optimizer.momentum=0.8"
     )
-    live = contents(prepared.root, tmp_path / "live")
+    live = contents(done.root, tmp_path / "live")
     assert len(live) == 2
-    lose_database(prepared)
-    assert track(prepared) == "1 new, 0 completed, 0 there already"  # not committed yet
-    assert track(prepared, "slower") == "1 new, 0 completed, 0 there already"
-    written = contents(prepared.root, tmp_path / "afterwards")
+    lose_database(done)
+    assert track(done) == "1 new, 0 completed, 0 there already"
+    assert track(done, "slower") == "1 new, 0 completed, 0 there already"
+    written = contents(done.root, tmp_path / "afterwards")
     assert written.keys() == live.keys()
     for content, run in live.items():
         for part, value in run.items():
             assert written[content][part] == value, part
-    store = open_store(prepared.root)
+    store = open_store(done.root)
     for run in runs_of(store):
         assert run.data.tags[TAG] == "afterwards"
         assert not LIVE_TAGS & set(run.data.tags) and not LIVE_METRICS & set(run.data.metrics)
 
     # Committed, it is the same result: its run gets to know the commit too, and no more.
-    first = git.commit(prepared.root)
-    prepared.commit("its result")
-    assert track(prepared, "HEAD", "slower") == "0 new, 0 completed, 2 there already"
-    assert track(prepared, "--all") == "0 new, 0 completed, 2 there already"
+    first = git.commit(done.root)
+    done.commit("its result")
+    assert track(done, "HEAD", "slower") == "0 new, 0 completed, 2 there already"
+    assert track(done, "--all") == "0 new, 0 completed, 2 there already"
     (run,) = [run for run in runs_of(store) if run.info.run_name == "lab-seed0"]
-    assert run.data.tags["samebits.commits"].split() == [first, git.commit(prepared.root)]
+    assert run.data.tags["samebits.commits"].split() == [first, git.commit(done.root)]
 
 
 NEW_PARAMETERS = """

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,9 +21,10 @@ from samebits.repository import git
 from samebits.repository.origin import Origin
 from samebits.tracking import Recorder, RunContent, content_md5, find_run, open_store, runs, tracking_uri
 from samebits.tracking.store import Store, quiet_mlflow
-from tests.conftest import Repository
+from tests.conftest import FOREIGN, PROGRAMS, Repository
 
 SOURCE = Path(__file__).parents[1] / "src"
+PYTHON = str(PROGRAMS / "python")  # which starts cold
 DATA, CHECKPOINT = "d" * 32, "c" * 32
 PARAMETERS: dict[str, Any] = {
     "recipe": "lab",
@@ -94,8 +94,8 @@ else:
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MLFLOW_TRACKING_URI", "DVC_EXP_NAME"):
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, warm_python: None) -> None:
+    for name in FOREIGN:
         monkeypatch.delenv(name, raising=False)
     quiet_mlflow()
 
@@ -398,7 +398,7 @@ def test_the_tags_by_which_runs_are_found_never_change() -> None:
 
 def test_importing_the_package_does_not_import_mlflow() -> None:
     code = "import sys, samebits.tracking; sys.exit('mlflow' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(SOURCE)}, check=True)
+    subprocess.run([PYTHON, "-c", code], env={**os.environ, "PYTHONPATH": str(SOURCE)}, check=True)
 
 
 # Processes of their own
@@ -517,7 +517,7 @@ def test_an_evaluation_without_a_store_costs_a_warning(
 def test_an_evaluation_that_does_not_end_writes_nothing_and_leaves_nobody(root: Path, end: str, errors: str) -> None:
     _train(root)
     before = _only_run(root).to_dictionary()
-    command = [sys.executable, "-c", EVALUATION, str(root), end]
+    command = [PYTHON, "-c", EVALUATION, str(root), end]
     # The process that would have written holds these pipes too: both reach their end only when it is gone.
     ended = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(SOURCE)}, capture_output=True, timeout=60)
     assert (ended.stdout, ended.stderr) == (b"begun\n", errors.encode())

@@ -85,7 +85,7 @@ def on_a_terminal(repository: Repository, answer: str, *command: str) -> tuple[i
     """Run a command on a terminal of its own and type `answer`; return its exit code and all that it shows."""
     ours, its = pty.openpty()
     with subprocess.Popen(
-        command, cwd=repository.root, env=repository.environment(), stdin=its, stdout=its, stderr=its
+        command, cwd=repository.root, env=repository.environment_of(command), stdin=its, stdout=its, stderr=its
     ) as process:
         os.close(its)
         os.write(ours, answer.encode())
@@ -96,7 +96,8 @@ def on_a_terminal(repository: Repository, answer: str, *command: str) -> tuple[i
         except OSError:  # the other end is closed
             pass
     os.close(ours)
-    return process.returncode, shown.decode().replace("\r\n", "\n")
+    text = shown.decode().replace("\r\n", "\n")
+    return process.returncode, text.removesuffix("\x1b[0m")  # of colorama, if it starts warm: DVC has it loaded
 
 
 def test_a_run_is_shown_before_it_runs_and_only_runs_when_the_user_agrees(tracked: Repository) -> None:

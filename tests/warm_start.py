@@ -36,11 +36,15 @@ statsmodels.stats.contingency_tables statsmodels.stats.multitest tabulate torch 
 mlflow mlflow.store.artifact.local_artifact_repo mlflow.store.tracking.sqlalchemy_store mlflow.tracking
 dvc.api dvc.cli.parser dvc.dependency dvc.lock dvc.output dvc.repo.experiments.queue.workspace dvc.repo.reproduce dvc.rwlock
 dvc.scm dvc.stage.cache dvc_data.index
+dulwich.ignore dulwich.worktree dvc.repo.index dvc.repo.open_repo dvc.repo.plots dvc.repo.stage dvc.ui.table dvc.utils.strictyaml
+dvc_data.fs dvc_data.hashfile.db.local fsspec.implementations.memory pygit2
 dvc.cachemgr dvc.data_cloud dvc.fs.dvc dvc.parsing dvc.repo.artifacts dvc.repo.datasets dvc.repo.graph
 dvc.repo.experiments.queue.tempdir dvc.utils.hydra dvc_data.hashfile.state dvc_data.index.checkout dvc_data.index.fetch
 dvc_data.index.push
 hydra._internal.config_loader_impl hydra.core.override_parser.overrides_parser networkx omegaconf
 """
+# Words of the commands of DVC that run others, which have to be its descendants.
+RUNNING = {"exec-run", "queue-worker", "repro", "run"}
 # What a library reads when it is loaded: a process that wants another value loads it itself.
 HELD = ("ATEN_", "MKL_", "NPY_", "ONEDNN_")  # as the stages of most tests set it for themselves
 READ_AT_START = (*HELD, "GLIBC_", "KMP_", "LANG", "LC_", "LD_", "MALLOC_", "MPL", "OMP_", "PYTHON")
@@ -242,7 +246,7 @@ def become(
     tempfile.tempdir = None  # for TMPDIR
     sys.dont_write_bytecode = "-B" in arguments[: -len(plain)] or bool(environment.get("PYTHONDONTWRITEBYTECODE"))
     sys.pycache_prefix = environment.get("PYTHONPYCACHEPREFIX") or None
-    if program == "dvc" or plain[:2] == ["-m", "dvc"]:
+    if (program == "dvc" or plain[:2] == ["-m", "dvc"]) and RUNNING & set(arguments):
         serve_below(programs, loaded_with)
     # The server's own streams know what its files were, as whether they can be sought.
     for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
