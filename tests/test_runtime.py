@@ -223,11 +223,11 @@ from samebits import runtime
 if {keep}:
     runtime.keep_memory()
 def use():
-    return [torch.ones(16_000_000) for _ in range(2)]
-for _ in range(2):
+    return [torch.ones(16_000_000) for _ in range(4)]
+for _ in range(5):
     use()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(2):
+for _ in range(5):
     use()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """

@@ -17,6 +17,7 @@ from statistics import fmean
 
 from samebits import portability
 from samebits.errors import UserError, as_one_line
+from samebits.processes import is_alive
 from samebits.search.agenda import Agenda
 from samebits.search.database import ADDRESS, LEASE_SECONDS, Database
 from samebits.search.proposals import Values
@@ -115,7 +116,8 @@ def _kept(database: Database, name: str) -> Iterator[None]:
 
 def _follow(parent: int) -> None:
     """End this process when the process that started it has ended."""
-    while os.getppid() == parent:
+    started = time.time()
+    while is_alive(parent, started):
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
 
