@@ -74,15 +74,8 @@ def small_template(fresh_template: Path, tmp_path_factory: pytest.TempPathFactor
         shutil.copytree(fresh_template, root, symlinks=True)
         repository = Repository(root)
         (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": PIPELINE}))
-        for folder in (
-            "benchmarks",
-            "docs",
-            "hashes",
-            "recipes",
-            "searches",
-            "src",
-            "stages",
-        ):  # no check looks at them
+        # No check looks at them.
+        for folder in ("benchmarks", "docs", "hashes", "recipes", "searches", "src", "stages"):
             shutil.rmtree(root / folder)
         repository.run("dvc", "remote", "add", "--default", "store", str(root.parent / "remote"))
         assert repository.repro() == ["first", "second", "third"]
