@@ -1,0 +1,1 @@
+../../../src/samebits/training/augmentation/cutout.py
