@@ -55,7 +55,8 @@ def test_the_tutorial(done: Repository, tmp_path: Path) -> None:
         for split, number in (("train", 200), ("test", 50))
         for kind, array in zip(("images", "labels"), shapes.draw(number, 0, split, progress=False), strict=True)
     }
-    np.savez(done.root / "data/raw/images.npz", **archive)
+    (done.root / "archive").mkdir()
+    np.savez(done.root / "archive/images.npz", **archive)
     run(done, COMMANDS[1])
 
     pipeline = done.root / "dvc.yaml"
