@@ -255,7 +255,7 @@ def test_an_absolute_path_is_a_dependency(fresh: Repository, tmp_path: Path) -> 
 
 def test_a_folder_tracked_by_dvc_works_in_temporary_experiments(fresh: Repository) -> None:
     fill(fresh.root / "data/images")
-    use_folder(fresh, "data/images")
+    use_folder(fresh, "data/images/")  # as a shell completes it
     (fresh.root / "data/images/train/ant/broken.png").touch()
     fresh.edit(lambda values: values["data"]["folder"].update(broken="skip"))
     fresh.run("dvc", "add", "--quiet", "data/images")

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 from samebits.repository import cache, dvc_lock, git
 from samebits.repository.digests import md5_of
@@ -444,7 +445,10 @@ def test_a_folder_of_code_is_known_by_the_hash_that_dvc_gives_it(done: Repositor
     assert run is None or run.data.tags["samebits.dirty"] == "false"
 
 
-def test_images_of_a_folder_that_change_while_they_are_prepared_are_not_recorded(fresh: Repository) -> None:
+@pytest.mark.usefixtures("cold")
+def test_images_of_a_folder_that_change_while_they_are_prepared_are_not_recorded(
+    fresh: Repository, tmp_path: Path
+) -> None:
     from PIL import Image
 
     for number in range(60):
@@ -457,10 +461,37 @@ def test_images_of_a_folder_that_change_while_they_are_prepared_are_not_recorded
     while not any(draws_pictures(each) for each in psutil.Process(process.pid).children(recursive=True)):
         assert process.poll() is None
         time.sleep(0.02)
-    (fresh.root / "pictures/train/dark/new.png").write_bytes((fresh.root / "pictures/train/dark/1.png").read_bytes())
+    new = fresh.root / "pictures/train/dark/new.png"
+    new.write_bytes((fresh.root / "pictures/train/dark/1.png").read_bytes())
     output, _ = process.communicate()
     assert process.returncode != 0
     assert "pictures/train/dark/new.png absent → changed while prepare ran, so it is not recorded" in output
+    assert "undo the edit and run `dvc repro`" in output  # git knows no earlier version
+    new.unlink()
+    output = in_the_gap(fresh, tmp_path / "slow", "prepare", lambda: new.write_bytes(b"an image"))
+    assert "pictures as it was read → " in output and "the record is removed" in output
+
+
+def test_files_and_parameters_of_an_own_stage_are_watched_too(done: Repository) -> None:
+    pipeline = yaml.safe_load((done.root / "dvc.yaml").read_text())
+    pipeline["stages"]["evaluate"]["deps"] += ["notes.txt", "own data/"]
+    pipeline["stages"]["evaluate"]["params"] += [{"other.yaml": ["x"]}, {"params.yaml": ["seed"]}]
+    (done.root / "dvc.yaml").write_text(yaml.safe_dump(pipeline))
+    (done.root / "own data").mkdir()
+    (done.root / "own data/table.csv").write_text("1")
+    (done.root / "notes.txt").write_text("before")
+    script = """
+import sys; sys.path.insert(0, "src")
+from pathlib import Path
+from samebits.stage import changes, inputs
+read = inputs.Inputs("stages/evaluate.py")
+assert not changes.since_start(read) and read.parameters("evaluate")["seed"] == 0
+Path("notes.txt").write_text("after")
+Path("own data/more.csv").write_text("2")
+print(*changes.since_start(read), sep="\\n")
+"""
+    changed = done.run("python", "-c", script).stdout.splitlines()
+    assert sorted(changed) == ["notes.txt there → changed", "own data/more.csv absent → changed"]
 
 
 def draws_pictures(process: psutil.Process) -> bool:

@@ -188,6 +188,11 @@ BROKEN = {
     "tab": (change("  source: cifar10", "\tsource: cifar10"), ["not valid YAML"]),
     "only text": ("hello\n", ["keys and values", "'hello'"]),
     "empty file": ("", ["keys and values", "None"]),
+    "a day that is none": (change("seed: 0", "seed: 2026-02-30"), ["not valid YAML", "day"]),
+    "a path that temporary clones lack": (
+        change("path: data/raw", "path: ../pictures"),
+        ["data.path", "'../pictures'", f"write {Path.cwd().parent}/pictures"],
+    ),
     "a Python object": (GOOD + "x: !!python/object/apply:os.system [true]\n", ["not valid YAML"]),
 }
 

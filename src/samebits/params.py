@@ -105,10 +105,13 @@ def _source(name: str) -> str:
     return name
 
 
-def _without_tilde(path: str) -> str:
+def _data_path(path: str) -> str:
     if path.startswith("~"):
         whole = os.path.expanduser(path)
         raise PydanticCustomError("tilde", "DVC does not expand ~, so write {whole}", {"whole": whole})
+    if os.path.normpath(path).split(os.sep)[0] == "..":
+        whole = os.path.abspath(path)
+        raise PydanticCustomError("outside", "Temporary clones have no such path, so write {whole}", {"whole": whole})
     return path
 
 
@@ -116,7 +119,7 @@ class Data(Section):
     """What prepare depends on."""
 
     source: Annotated[str, AfterValidator(_source)]
-    path: Annotated[str, Field(min_length=1), AfterValidator(_without_tilde)]
+    path: Annotated[str, Field(min_length=1), AfterValidator(_data_path)]
     seed: Seed
     num_validation: CountOrZero
     normalization: Literal["per_channel", "half", "none"]
@@ -267,7 +270,7 @@ def read(content: bytes, name: str, keys: str = "recipe, seed, device, data, rec
         values = YAML(typ="safe").load(content.decode())
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 text: byte {error.start} cannot be read") from None
-    except YAMLError as error:
+    except (YAMLError, ValueError, TypeError) as error:  # the latter two from a date such as 2026-02-30, or `!!int x`
         raise UserError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{name} must hold keys and values ({keys}), not {values!r}")

@@ -141,7 +141,7 @@ def fetch(root: Path, revision: str, path: str, target: Path) -> None:
 
 def fetch_tracked(root: Path, revision: str, path: str, clone: Path) -> None:
     """Put the files at `path` into a clone of the repository at `revision`, if a .dvc file tracks them and they are missing."""
-    if (clone / f"{path}.dvc").is_file() and not (clone / path).exists():
+    if (clone / f"{Path(path)}.dvc").is_file() and not (clone / path).exists():
         fetch(root, revision, path, clone / path)
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from samebits.atomic import signature
-from samebits.errors import UserError, listed
+from samebits.errors import UserError, listed, printable
 from samebits.paths import PARAMETERS
-from samebits.repository import dvc_lock
+from samebits.repository import dvc_lock, git
 from samebits.repository.digests import md5_if_readable
 from samebits.stage.inputs import Inputs, content_of
 
@@ -30,7 +31,7 @@ class Change:
     is_parameter: bool = False
 
     def __str__(self) -> str:
-        return f"{self.what} {self.before} → {self.after}"
+        return printable(f"{self.what} {self.before} → {self.after}")
 
 
 class Watch:
@@ -98,10 +99,10 @@ def _in_files(inputs: Inputs) -> Iterator[Change]:
     for link, target in inputs.links.items():
         if (now := inputs.target(link)) != target:
             yield Change(link, target, now)
-    images = inputs.list_images()
-    for path in {**inputs.images, **images}:
-        if inputs.images.get(path) != images.get(path):
-            before, after = "there" if path in inputs.images else _ABSENT, "changed" if path in images else "removed"
+    given = inputs.list_given()
+    for path in {**inputs.given, **given}:
+        if inputs.given.get(path) != given.get(path):
+            before, after = "there" if path in inputs.given else _ABSENT, "changed" if path in given else "removed"
             yield Change(path, before, after)
     for path, then in inputs.written().items():
         if signature(Path(path)) != then:
@@ -124,18 +125,15 @@ def _ways_out(inputs: Inputs, changes: list[Change]) -> str:
 def _undo_command(inputs: Inputs, changes: list[Change]) -> str:
     paths = {PARAMETERS if change.is_parameter else change.what for change in changes}
     if paths <= inputs.data.keys():
-        return f" (`dvc checkout {' '.join(sorted(paths))}`)"
+        return f" (`dvc checkout {shlex.join(sorted(paths))}`)"
     try:
         commit, patch = inputs.commit_and_patch()
+        in_commit = git.trees(Path.cwd(), commit, *paths) if commit and not any(map(os.path.isabs, paths)) else {}
     except UserError:
         return ""
-    if (
-        commit is None
-        or patch is None
-        or any(f" b/{path}\n".encode() in patch or path in inputs.data for path in paths)
-    ):
+    if commit is None or patch is None or any(f" b/{path}\n".encode() in patch for path in paths):
         return ""
-    return f" (`git checkout {commit[:DIGITS]} -- {' '.join(sorted(paths))}`)"
+    return f" (`git checkout {commit[:DIGITS]} -- {shlex.join(sorted(paths))}`)" if paths <= in_commit.keys() else ""
 
 
 def _decides(inputs: Inputs, key: str) -> bool:

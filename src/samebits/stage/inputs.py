@@ -72,7 +72,7 @@ class Inputs:
         self._data: dict[str, Future[File]] = {path: threads.submit(read, Path(path)) for path in data}
         self._commit_and_patch = threads.submit(self._read_git if rank.is_first() else lambda: (None, None))
         threads.shutdown(wait=False)
-        self.images = self.list_images()
+        self.given = self.list_given()
         self.sealed: set[str] = set()  # the code that was loaded when nothing had changed yet
 
     def seal(self) -> None:
@@ -152,7 +152,9 @@ class Inputs:
 
     def parameters(self, stage: str, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return those of `values`, by default the values at the start, that a stage depends on, by dotted name."""
-        keys = [self._resolved(key) for key in self._pipeline.get(stage, {}).get("params", [])]
+        entries = self._pipeline.get(stage, {}).get("params", [])
+        named = [entry.get(PARAMETERS) or [] if isinstance(entry, dict) else [entry] for entry in entries]
+        keys = [self._resolved(key) for each in named for key in each]
         values = self.values if values is None else values
         return {name: value for name, value in values.items() if any(f"{name}.".startswith(f"{key}.") for key in keys)}
 
@@ -165,14 +167,25 @@ class Inputs:
         found = Path(os.path.realpath(self._root / path))
         return _relative(found, self._root) if found.is_relative_to(self._root) else str(found)
 
-    def list_images(self) -> dict[str, Signature]:
-        """Return the image files that prepare reads now; none of a source whose content published MD5s fix."""
-        data = self.settings.data
-        if data.path not in self._dependencies or data.source != "folder":
-            return {}
-        from samebits.data import image_files
+    def list_given(self) -> dict[str, Signature]:
+        """Return the files that the stage depends on now and that are neither code nor outputs, such as the user's images.
 
-        return {path: signature(Path(path)) for path in image_files.below(data.path)[0]}
+        Those of cifar10 do not count: prepare downloads them, and published MD5s fix their content.
+        """
+        data = self.settings.data
+        path = os.path.normpath(data.path)
+        given = {each for each in self._dependencies if not any(covers(each, source) for source in self._sources)}
+        given -= {output for _, output in self.outputs()}
+        files: list[str] = []
+        if path in given and data.source in ("cifar10", "shapes", "folder"):
+            given.remove(path)
+            if data.source == "folder":
+                from samebits.data import image_files
+
+                files = image_files.below(path)[0]
+        for each in map(Path, given):
+            files += map(str, [each] if each.is_file() else each.rglob("*"))
+        return {file: signature(Path(file)) for file in files if not os.path.isdir(file)}
 
     def outputs(self) -> list[tuple[str, str]]:
         """Return the outputs of the pipeline, as pairs of stage and path."""
@@ -217,7 +230,8 @@ class Inputs:
     def _paths(self, stage: str, *kinds: str) -> set[str]:
         """Return the paths of these kinds (deps, outs, ...) that a stage names; some are followed by settings."""
         entries = [entry for kind in kinds for entry in self._pipeline.get(stage, {}).get(kind, [])]
-        return {self._resolved(entry if isinstance(entry, str) else next(iter(entry))) for entry in entries}
+        named = (self._resolved(entry if isinstance(entry, str) else next(iter(entry))) for entry in entries)
+        return {os.path.normpath(path) for path in named}  # as DVC records them
 
     def _resolved(self, text: str) -> str:
         """Replace ${recipe} and the like as DVC does."""

@@ -79,12 +79,14 @@ def misrecorded(inputs: Inputs, recorded: dvc_lock.Stage, outputs: Mapping[str, 
         for paths in (inputs.files, [change.what for change in changes.since_start(inputs)])
     )
     for path, md5 in recorded.dependencies.items():
-        expected = inputs.recordable_md5(path)
+        expected, is_changed = inputs.recordable_md5(path), any(covers(path, name) for name in changed)
+        if expected is None and is_changed:  # images: no hash was taken of them
+            wrong.append(Change(path, "as it was read", md5[:DIGITS]))
         if expected in (None, md5) or not any(covers(path, name) for name in used):
             continue
         # The hashes may differ by layout alone, or by files that the stage does not use. So this counts only if a file in
         # use has changed, or if what lies there now is not what was recorded.
-        if any(covers(path, name) for name in changed) or inputs.recordable_md5_now(path) != md5:
+        if is_changed or inputs.recordable_md5_now(path) != md5:
             wrong.append(Change(path, (expected or "")[:DIGITS], md5[:DIGITS]))
     return wrong
 
