@@ -194,6 +194,12 @@ def test_a_revision_without_a_result_is_one_line(family: Repository, fresh: Repo
     lock["stages"]["evaluate"]["outs"] = [o for o in lock["stages"]["evaluate"]["outs"] if o["path"] != PREDICTIONS]
     commit_file(family, "without", "dvc.lock", yaml.safe_dump(lock))
     assert f"records no {PREDICTIONS}" in refusal(family, "main", "without")
+    # evaluate has not run since the training: its predictions are of another network.
+    lock = yaml.safe_load((family.root / "dvc.lock").read_text())
+    (checkpoint,) = [out for out in lock["stages"]["train"]["outs"] if out["path"].endswith(".safetensors")]
+    checkpoint["md5"] = "0" * 32
+    commit_file(family, "half", "dvc.lock", yaml.safe_dump(lock))
+    assert "records no complete result (evaluate): run `dvc repro`" in refusal(family, "main", "half")
 
 
 def test_other_classes_and_other_test_sets_are_refused(family: Repository) -> None:

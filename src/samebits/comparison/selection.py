@@ -17,8 +17,10 @@ def is_pattern(name: str) -> bool:
 
 
 def find(root: Path, name: str) -> Result:
-    """Find a git revision, a DVC experiment or the workspace. Raises UserError if it is none, or holds no result."""
-    return results.workspace(root) if name == WORKSPACE else results.find(root, name)
+    """Find a git revision, a DVC experiment or the workspace. Raises UserError if it is none, or holds no whole result."""
+    result = results.workspace(root) if name == WORKSPACE else results.find(root, name)
+    result.require_complete()
+    return result
 
 
 def group(root: Path, name: str, with_seeds: bool) -> list[Result]:
@@ -38,7 +40,9 @@ def _matching(root: Path, pattern: str) -> list[Result]:
     if not names:
         raise UserError(f"no experiment's name matches {pattern}: `dvc exp list --all` lists them")
     first, *others = found = [results.of_commit(root, name, commit, None) for commit, name in names.items()]
+    first.require_complete()
     for other in others:
+        other.require_complete()
         if different := predicted.differences(first, other):
             raise UserError(f"{pattern} is no group of seeds: {first} and {other} differ in {listed(different, 1)}")
     return _by_seed(found)
@@ -51,9 +55,11 @@ def _same_but_for_seed(root: Path, result: Result) -> list[Result]:
     found = [result]
     with git.reader(root) as read:
         for commit, name in names.items():
-            with suppress(UserError):  # a branch from before the first result
+            with suppress(UserError):  # a branch from before the first result, or with half of one
                 if not predicted.differences(result, results.of_commit(root, name, commit, None, read)):
-                    found.append(results.of_commit(root, name, commit, None))
+                    same = results.of_commit(root, name, commit, None)
+                    same.require_complete()
+                    found.append(same)
     return _by_seed(found)
 
 
