@@ -143,11 +143,18 @@ def commit(repository: Repository, name: str) -> str:
     return listed[0]
 
 
-def test_a_trial_that_diverges_has_failed(searchable: Repository) -> None:
-    write(searchable, sampler="grid", num_trials=2, parameters={RATE: [0.01, 1e9]})
+def test_a_trial_that_diverges_or_that_the_training_refuses_has_failed(searchable: Repository) -> None:
+    optimizers = [{"name": "sgd", "learning_rate": rate, "momentum": 0.9} for rate in (0.01, 1e9)]
+    settings = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    optimizers.append(settings["recipes"]["speed"]["train"]["optimizer"])  # which lab has no groups of parameters for
+    write(searchable, sampler="grid", num_trials=3, parameters={"recipes.lab.train.optimizer": optimizers})
     done = searchable.run("samebits", "search", "search.yaml")
-    assert re.search(r"^trial +\d: failed  \(learning_rate 1000000000\.0\)$", done.stdout, re.MULTILINE), done.stdout
-    assert re.search(r"^winner: .*\(learning_rate 0\.01\)$", done.stdout, re.MULTILINE)
+    for words in (
+        r"1000000000\.0.*\): training stopped: the loss is",
+        r"muon.*\): optimizer\.name is 'muon': it needs",
+    ):
+        assert re.search(rf"^trial +\d: failed  \(optimizer .*{words}", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^winner: .*'learning_rate': 0\.01", done.stdout, re.MULTILINE)
     assert searchable.run("samebits", "search", "search.yaml").stdout == done.stdout
 
 
@@ -156,7 +163,7 @@ def test_own_images_are_searched_and_others_are_another_search(
 ) -> None:
     shutil.copy(empty_database, fresh.root)
     fill(fresh.root / "data/images")
-    use_folder(fresh, "data/images")
+    use_folder(fresh, "data/images/")  # as a shell completes it
     write(fresh, sampler="grid", num_trials=1, parameters={RATE: [0.01]}, fixed={"data.folder.validation_percent": 20})
 
     def search_id() -> str:
@@ -214,6 +221,10 @@ MISTAKES = {
     ),
     "an unknown sampler": ({"sampler": "cmaes"}, "sampler is 'cmaes': must be 'tpe', 'random', 'grid' or 'gp'"),
     "a name that is none": ({"name": "a b"}, "name is 'a b': must be at most 60 letters"),
+    "a value within the range": (
+        {"parameters": {"recipes.resnet.model.width": {"low": 8, "high": 64}}, "fixed": {"recipe": "resnet"}},
+        "resnet.model.width is 9: must be a multiple of 8",
+    ),
     "twice": ({"fixed": {RATE: 0.1, "data.num_validation": 100}}, "is in parameters and in fixed"),
 }
 

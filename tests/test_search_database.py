@@ -78,6 +78,8 @@ def test_a_database_that_cannot_be_used_is_one_line(
         (f"sqlite:///{tmp_path}/search.db", "file is not a database.*remove it and start again"),
         ("postgresql+psycopg2://me:secret@127.0.0.1:1/x", "the database .*127.0.0.1:1/x does not answer"),
         ("nothing", "nothing is no address of a database"),
+        ("postgresql+psycopg2://me@host:PORT/x", "is no address of a database"),
+        ("sqlite:////proc/nowhere/search.db", "cannot be used .*unable to open"),
     ):
         with pytest.raises(UserError) as caught:
             Database(url, "a").results()

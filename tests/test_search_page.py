@@ -1,8 +1,10 @@
 """The page of a search, shown by a real browser: what it says for each kind of search, and that it always opens."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,11 +48,22 @@ def test_a_search_on_one_page(browser: Browser, tmp_path: Path) -> None:
     assert shares[0] == "learning_rate"
 
 
+def _sorted(values: dict[str, Any]) -> dict[str, Any]:
+    sorted_values: dict[str, Any] = json.loads(json.dumps(values, sort_keys=True))
+    return sorted_values
+
+
 LOSS = [replace(each, objective=each.objective and 2 - each.objective) for each in trials(20)]
 ONE = [Trial(number, {RATE: 0.001 * (number + 1)}, "complete", 0.5) for number in range(12)]
-CHOICES = {"recipes.lab.model.initialization": ["he", None], "recipes.lab.train.augmentation": [[], [{"name": "flip"}]]}
+CHOICES = {
+    "recipes.lab.model.initialization": ["he", {"std": 0.1, "name": "normal"}],
+    "recipes.lab.train.augmentation": [[], [{"name": "flip"}]],
+}
 AUGMENTED = [
-    Trial(number, {key: choices[number % 2] for key, choices in CHOICES.items()}, "complete", 0.5 + 0.01 * number)
+    # As the sampler returns them: the keys of a section are sorted.
+    Trial(
+        number, _sorted({key: choices[number % 2] for key, choices in CHOICES.items()}), "complete", 0.5 + 0.01 * number
+    )
     for number in range(12)
 ]
 FAILED = [replace(each, state="failed", objective=None) for each in trials(3)]
@@ -65,7 +78,7 @@ FAILED = [replace(each, state="failed", objective=None) for each in trials(3)]
         (search_file(), FAILED, ["No trial is complete: 3 failed."]),
         (search_file(), [], ["No trial is complete: none has run."]),
         (search_file(parameters={RATE: PARAMETERS[RATE]}), ONE, ["50.00 %"]),
-        (search_file(parameters=CHOICES), AUGMENTED, ["null", "[{name: flip}]"]),
+        (search_file(parameters=CHOICES), AUGMENTED, ["{std: 0.1, name: normal}", "[{name: flip}]"]),
     ],
     ids=["loss", "tpe", "one trial", "all failed", "no trial", "one parameter, equal objectives", "choices"],
 )

@@ -148,16 +148,20 @@ def _parameter_scale(name: str, parameter: Parameter) -> _Scale:
     if parameter.choices is not None:
         choices, last = parameter.choices, len(parameter.choices) - 1
         # By JSON, since a choice may be a list or a section.
-        places = {json.dumps(choice): place / last if last else 0.5 for place, choice in enumerate(choices)}
+        places = {_as_key(choice): place / last if last else 0.5 for place, choice in enumerate(choices)}
         written = choices[:: -(-len(choices) // _MOST_TICKS)]
         room = 0.9 * _WIDTH / len(written)
-        ticks = {places[json.dumps(choice)]: canvas.shorten(tell(choice), _SMALL, room) for choice in written}
-        return _Scale(name, lambda value: places[json.dumps(value)], ticks)
+        ticks = {places[_as_key(choice)]: canvas.shorten(tell(choice), _SMALL, room) for choice in written}
+        return _Scale(name, lambda value: places[_as_key(value)], ticks)
     low, high = parameter.low, parameter.high
     ends = {0.0: tell(low), 1.0: tell(high)}
     if parameter.log:
         return _Scale(f"{name} (log)", lambda value: math.log(value / low) / math.log(high / low), ends)
     return _Scale(name, lambda value: (value - low) / (high - low), ends)
+
+
+def _as_key(choice: ParamValue) -> str:
+    return json.dumps(choice, sort_keys=True)  # the sampler returns sections with sorted keys
 
 
 def tell(value: ParamValue) -> str:

@@ -24,6 +24,7 @@ ADDRESS = "SAMEBITS_SEARCH_DATABASE"  # variable that names a database for sever
 LEASE_SECONDS = 60.0  # after which others take over the work of a worker that has not renewed its lease
 WAIT_SECONDS = 300.0  # for a database that does not answer
 _POLL_SECONDS = 1.0
+_HOPELESS = ("unable to open database", "attempt to write a readonly")  # what SQLite says if waiting does not help
 _DRIVER = "psycopg2-binary==2.9.13"
 
 _TABLES = sql.MetaData()
@@ -55,7 +56,7 @@ class Database:
             self._engine = sql.create_engine(url, poolclass=NullPool)
         except ModuleNotFoundError as error:
             raise UserError(f"{self._shown} needs {error.name}: run `pip install {_DRIVER}` for PostgreSQL") from None
-        except (ArgumentError, NoSuchModuleError):
+        except (ArgumentError, NoSuchModuleError, ValueError):  # the last from a port that is no number
             example = "postgresql+psycopg2://USER:PASSWORD@HOST/NAME"
             raise UserError(f"{self._shown} is no address of a database: write it as {example}") from None
         # Process and time tell whether it still runs; the rest tells it from all others.
@@ -151,6 +152,8 @@ class Database:
                     raise UserError(f"{self._shown} cannot be used ({_reason(error)}): {remedy}") from None
                 if self._create_tables():
                     continue
+                if _reason(error).startswith(_HOPELESS):
+                    raise UserError(f"{self._shown} cannot be used ({_reason(error)}): may you write there?") from None
                 if time.monotonic() > deadline:
                     raise UserError(f"the database {self._shown} does not answer: {_reason(error)}") from None
                 if not is_told:

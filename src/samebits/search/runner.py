@@ -26,8 +26,8 @@ from samebits.search.workplace import clone, end_stages, run_git
 
 # What, besides parameters and images, decides a result: code, and how DVC runs it.
 _CODE = ("src", "stages", "recipes", paths.PINS, paths.PIPELINE)
-# What a stage says if its training diverged, which it will each time it runs.
-_DIVERGED = ("training stopped: the loss is", "the network's outputs are not finite")
+# How a stage begins its refusal of a setting, which it will repeat each time: it diverges, or its values do not fit together.
+_REFUSALS = ("training stopped: the loss is", "the network", "optimizer.", "BatchNorm cannot normalize")
 # What it says after each epoch.
 _EPOCH = re.compile(
     r"^epoch \d+: validation_loss (?P<validation_loss>\S+), validation_accuracy (?P<validation_accuracy>\S+)\n",
@@ -42,8 +42,8 @@ History = tuple[dict[str, float], ...]
 class SettingResult:
     """What a training of a setting with one seed came to.
 
-    `history` has one row for each epoch: `validation_loss` and `validation_accuracy`. `diverged` is why there is no result,
-    told as the stage did. A training that diverged or was stopped early has nothing else but its history until then.
+    `history` has one row for each epoch: `validation_loss` and `validation_accuracy`. `failure` is why there is no result,
+    told as the stage did. A training that failed or was stopped early has nothing else but its history until then.
     """
 
     commit: str = ""
@@ -51,7 +51,7 @@ class SettingResult:
     history_sha256: str = ""
     machine: str = ""  # hash of the description of the kind of machine that computed it
     test_accuracy: float | None = None
-    diverged: str | None = None
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Project:
             return []
         tracked = {}
         if not Path(data.path).is_absolute():
-            tracked = git.trees(self.root, self.commit, data.path, f"{data.path}.dvc")
+            tracked = git.trees(self.root, self.commit, data.path, f"{Path(data.path)}.dvc")
         return [tracked or digests.md5_if_readable(self.root / data.path)]
 
     @cached_property
@@ -130,7 +130,7 @@ class SettingRunner:
         try:
             settings = checked(self._project.settings, changes, "parameters")
         except UserError as error:  # two values that do not go together
-            return SettingResult(diverged=str(error))
+            return SettingResult(failure=str(error))
         decides = settings.resolved()
         del decides["seed"]
         sha256 = _sha256([decides, self._project.code, *self._project.images(settings.data)])
@@ -185,9 +185,11 @@ class SettingRunner:
             if stopped.is_set():
                 return SettingResult(history=so_far())
             reason = last_mistake(self._said(start)) or f"DVC could not run it: see {self._log}"
-            if reason.startswith(_DIVERGED):
-                return SettingResult(history=so_far(), diverged=reason)
+            if reason.startswith(_REFUSALS):
+                return SettingResult(history=so_far(), failure=reason)
             raise UserError(f"{experiment}: {reason}")
+        if found := self.find(experiment):  # another worker was faster with the same setting
+            return found
         self._commit(experiment)
         found = self.find(experiment)
         assert found is not None

@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +22,7 @@ ParamValue = Any
 _KEYS = "name, seed, num_trials, parallelism, sampler, objective, parameters"
 # Decide no result of a training, or are the search's own to choose.
 _NOT_SEARCHED = ("seed", "checkpoint_every_seconds", "num_processes")
+_NUM_CHECKED = 100  # values within a range
 
 
 def _number(value: Any) -> Any:
@@ -91,15 +92,16 @@ class Parameter(params.Section):
         return [self.low, self.high] if self.choices is None else self.choices
 
     @property
-    def grid(self) -> list[ParamValue] | None:
+    def grid(self) -> Sequence[ParamValue] | None:
         """All values, if they can be counted: choices, whole numbers, or a range with a step."""
         if self.choices is not None:
             return self.choices
-        step = self.step or (1 if self.is_integer and not self.log else None)
-        if step is None:
+        if self.is_integer and not self.log:
+            return range(self.low, self.high + 1, self.step or 1)
+        if self.step is None:
             return None
-        number = math.floor((self.high - self.low) / step + 1e-9) + 1
-        return [self.low + place * step for place in range(number)]
+        number = math.floor((self.high - self.low) / self.step + 1e-9) + 1
+        return [self.low + place * self.step for place in range(number)]
 
 
 class Confirm(params.Section):
@@ -170,7 +172,7 @@ class SearchFile(params.Section):
                 )
             if top == "recipes" and rest.startswith("evaluate"):
                 raise UserError(f"{name}: parameters.{key} changes no training: remove it")
-            for value in parameter.bounds:
+            for value in [*parameter.bounds, *(parameter.grid or ())[:_NUM_CHECKED]]:
                 checked(settings, {**self.fixed, key: value}, f"{name}: parameters.{key}")
         if (
             base.data.source in ("cifar10", "shapes")  # others may bring validation images of their own

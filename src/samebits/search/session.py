@@ -238,4 +238,5 @@ def _line(search: SearchFile, trial: Trial) -> str:
     what = trial.state if trial.objective is None else f"{search.objective} {trial.objective:.4f}"
     if trial.state == "pruned":
         what += f", pruned after epoch {len(trial.history)}"
-    return f"trial {trial.number:3d}: {what}  ({values})"
+    why = f": {trial.failure}" if trial.failure else ""
+    return f"trial {trial.number:3d}: {what}  ({values}){why}"

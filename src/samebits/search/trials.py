@@ -15,6 +15,7 @@ class Trial:
 
     `values` are the searched parameters by dotted key. `history` is the objective's metric after each epoch, the mean over
     the seeds; `history_sha256` is of the histories' files. `commits` are the DVC experiments, one for each seed.
+    `failure` is why a trial failed.
     """
 
     number: int
@@ -24,6 +25,7 @@ class Trial:
     history: tuple[float, ...] = ()
     history_sha256: str | None = None
     commits: tuple[str, ...] = ()
+    failure: str = ""
 
 
 def best_first(trials: Sequence[Trial], is_maximized: bool) -> list[tuple[Trial, float]]:

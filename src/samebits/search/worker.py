@@ -68,7 +68,7 @@ def _trial(
             return Trial(number, values, "pruned", history[-1], history, digest)
     objective = _objective(search, results)
     if objective is None:
-        return Trial(number, values, "failed")
+        return Trial(number, values, "failed", failure=next((each.failure for each in results if each.failure), ""))
     digest = hashlib.sha256(" ".join(each.history_sha256 for each in results).encode()).hexdigest()
     commits = tuple(each.commit for each in results)
     return Trial(number, values, "complete", objective, _history(search, results), digest, commits)
@@ -77,9 +77,9 @@ def _trial(
 def _objective(search: SearchFile, results: Sequence[SettingResult]) -> float | None:
     """Return what a search looks for the best of: at the end of the trainings, or in their best epoch.
 
-    None if a training has diverged.
+    None if a training has failed.
     """
-    if any(each.diverged for each in results):
+    if any(each.failure for each in results):
         return None
     history = _history(search, results)
     best = max(history) if search.is_maximized else min(history)

@@ -23,7 +23,7 @@ def workplace(root: Path) -> Iterator[Path]:
     A training whose worker was killed goes on alone: it is ended, and whoever takes the trial over goes on from its last
     resume point.
     """
-    parent = root / paths.SCRATCH / "search"
+    parent = (root / paths.SCRATCH / "search").resolve()  # as processes tell their working folder
     parent.mkdir(parents=True, exist_ok=True)
     for lock in parent.glob("*.lock"):
         with suppress(Timeout, OSError), FileLock(lock).acquire(timeout=0):
