@@ -157,6 +157,11 @@ def test_mistakes_and_lost_outputs(done: Repository, tmp_path: Path) -> None:
     cached.unlink()
     with pytest.raises(UserError, match=r"data/model/history.csv of main \(.*\) is neither in DVC's cache nor on its"):
         _ = result.history
+    done.run("dvc", "remote", "add", "--default", "team", "http://127.0.0.1:9/nobody")
+    with pytest.raises(
+        UserError, match=r"on its remote \(the remote team .* cannot be used: .*, then try again\): run"
+    ):
+        _ = result.history
     assert result.metrics["accuracy"] > 0
 
     recorded = yaml.safe_load(lock.read_text())

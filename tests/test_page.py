@@ -151,6 +151,14 @@ def test_a_hundred_classes_of_large_noise_with_names_from_hell(
     assert summary.summarize(probabilities, labels, names)["accuracy"] < 0.05
 
 
+def test_a_page_beside_the_code_changes_no_result(result: Repository) -> None:
+    (result.root / "another.html").write_text("an earlier page")
+    assert lineage.commands(results.workspace(result.root))[0].startswith("git checkout ")
+    (result.root / "src/mine.py").write_text("")
+    assert lineage.commands(results.workspace(result.root))[0].startswith("# not in a commit yet")
+    (result.root / "src/mine.py").unlink()
+
+
 def test_what_is_missing_is_one_line_and_leaves_the_page_as_it_was(result: Repository, tmp_path: Path) -> None:
     root = tmp_path / "samebits"
     shutil.copytree(result.root, root, symlinks=True)

@@ -170,6 +170,8 @@ def test_every_commit_and_experiment_has_one_run_however_many_track(known: Repos
         "slower",
     ]
     assert track(known, "--all") == "0 new, 0 completed, 2 there already"
+    known.run("dvc", "remote", "add", "--default", "nobody", "http://127.0.0.1:9/nobody")
+    assert known.run("samebits", "track", "--all").stderr == ""  # nothing is missing
 
 
 def test_a_colleague_with_nothing_but_a_remote_has_every_run(known: Repository, tmp_path: Path) -> None:

@@ -230,7 +230,7 @@ def search(file: Path, workers: int, report: str | None) -> int:
         from samebits.reporting.search_page import search_page
 
         atomic.write_text(Path(report), search_page(outcome.search, outcome.trials, outcome.confirmation))
-        print(f"page: {report}")
+        print(f"page: {printable(report)}")
     print(f"digest: {outcome.digest}")
     return 0
 
@@ -251,7 +251,7 @@ def report(revision: str, against: str | None, output: str) -> int:
         page.write_result(result, path)
     else:
         page.write_comparison(outcome.compare_networks(selection.find(root, against), result), path)
-    print(f"page: {output}")
+    print(f"page: {printable(output)}")
     return 0
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 
 def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use: those that its affinity and the quota of its container allow."""
+    from joblib.externals.loky import cpu_count
+
+    return int(cpu_count())
 
 
 def is_alive(pid: int, since: float) -> bool:

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -72,28 +72,34 @@ class Result:
     def read(self, path: str) -> bytes | None:
         """Return what `at_hand` does; if that is nothing, ask DVC's default remote of today, whatever the revision."""
         content, md5 = self.at_hand(path), self.md5(path)
-        return self._from_remote(md5) if content is None and md5 else content
+        if content is None and md5:
+            with suppress(UserError):
+                return self._from_remote(path, md5)
+        return content
 
-    def _from_remote(self, md5: str) -> bytes | None:
+    def _from_remote(self, path: str, md5: str) -> bytes:
+        """Return an object, which is `path`. Raises UserError if the default remote lacks it or cannot be used."""
+        why = ""
         try:
             with open_remote(self.root) as remote:
-                return remote.read_object(md5)
-        except UserError:
-            return None
+                if (content := remote.read_object(md5)) is not None:
+                    return content
+        except UserError as error:
+            why = f" ({error})"
+        raise self._missing(path, why)
 
     def require(self, path: str) -> bytes:
         """Return the content of an output. Raises UserError, which says what to do, if it is nowhere to be found."""
-        if self.md5(path) is None:
+        if (md5 := self.md5(path)) is None:
             raise UserError(f"{self} records no {path}: run `dvc repro` there and commit dvc.lock")
-        if (content := self.read(path)) is not None:
-            return content
-        raise self._missing(path)
+        content = self.at_hand(path)
+        return self._from_remote(path, md5) if content is None else content
 
-    def _missing(self, path: str) -> UserError:
+    def _missing(self, path: str, why: str = "") -> UserError:
         if self.is_workspace:
             return UserError(f"{path} is not in the workspace as dvc.lock records it: run `dvc pull` or `dvc repro`")
         return UserError(
-            f"{path} of {self} is neither in DVC's cache nor on its remote: run `dvc push` where it was made, "
+            f"{path} of {self} is neither in DVC's cache nor on its remote{why}: run `dvc push` where it was made, "
             f"or make it again: git checkout {self.commit[:7]}, dvc repro"
         )
 
@@ -112,10 +118,8 @@ class Result:
                     (copy / name).parent.mkdir(parents=True, exist_ok=True)
                     if md5_if_readable(place := self.cache.path(md5)) == md5:
                         (copy / name).symlink_to(place.absolute())
-                    elif (content := self._from_remote(md5)) is not None:
-                        (copy / name).write_bytes(content)
                     else:
-                        raise self._missing(f"{path}/{name}")
+                        (copy / name).write_bytes(self._from_remote(f"{path}/{name}", md5))
             else:
                 copy.write_bytes(self.require(path))
             yield copy

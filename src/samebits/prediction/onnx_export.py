@@ -114,7 +114,7 @@ def export(folder: Path, trained: Trained, path: Path) -> None:
     atomic.require_writable(path)
     images, what = images_to_check(folder, trained)
     with atomic.replacing(path) as temporary:
-        onnx.save_model(convert(trained), str(temporary))
+        onnx.save_model(convert(trained), str(temporary), format="protobuf")
         difference = check(temporary, trained.checkpoint, images)
     print(f"{path}: the same classes as the network on {what}, probabilities within {difference:.1e}")
 

@@ -46,7 +46,7 @@ def register(folder: Path, trained: Trained, name: str) -> None:
                 print(f"registered {name} version {number}, the result of run {run.info.run_id}")
     model_uri = shlex.quote(f"models:/{name}/{number}")
     print(
-        f"serve it: MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow models serve -m {model_uri} --env-manager local -p 5001"
+        f"serve it: MLFLOW_TRACKING_URI={shlex.quote(without_password(uri))} mlflow models serve -m {model_uri} --env-manager local -p 5001"
     )
 
 

@@ -17,7 +17,7 @@ def origin(revision: Result) -> dict[str, str]:
     rows = {"commit": revision.commit or "none: not in git"}
     if revision.is_workspace:
         written = (paths.LOCK, f"{Path(paths.METRICS).parent}/")  # by the result itself
-        if changed := [path for path in git.uncommitted(revision.root) if not path.startswith(written)]:
+        if changed := [path for path in _uncommitted(revision) if not path.startswith(written)]:
             rows["uncommitted"] = listed(changed)
     elif revision.name != revision.commit:
         rows["named"] = revision.name
@@ -37,7 +37,7 @@ def machine(revision: Result) -> dict[str, str]:
 
 def commands(revision: Result) -> list[str]:
     """Return the commands that restore the result and prove it."""
-    if revision.is_workspace and git.uncommitted(revision.root):
+    if revision.is_workspace and _uncommitted(revision):
         return [f"# not in a commit yet: commit your changes and {paths.LOCK}, then write this page again"]
     where = revision.commit[:12] or "COMMIT"
     return [
@@ -46,6 +46,11 @@ def commands(revision: Result) -> list[str]:
         "dvc repro       # runs what is missing",
         f"samebits verify {where}",
     ]
+
+
+def _uncommitted(revision: Result) -> list[str]:
+    """Return the files of the result that are not as in the commit: tracked ones, and untracked code."""
+    return git.uncommitted(revision.root, untracked=("src", "stages", "recipes"))
 
 
 def _run(revision: Result) -> str | None:

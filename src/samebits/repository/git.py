@@ -167,10 +167,11 @@ def present(workspace: Path, *paths: str) -> list[str]:
     return [path for path in dict.fromkeys(listed) if (workspace / path).is_file()]
 
 
-def uncommitted(workspace: Path) -> list[str]:
-    """Return the files that differ from the checked-out commit, also untracked ones."""
+def uncommitted(workspace: Path, untracked: tuple[str, ...] = ("",)) -> list[str]:
+    """Return the files that differ from the checked-out commit, also untracked ones whose path begins with one of `untracked`."""
     options = ("--porcelain", "--untracked-files=normal", "--no-renames", "-z")
-    return [entry[3:] for entry in _names(workspace, "status", *options)]
+    entries = [(entry[:2], entry[3:]) for entry in _names(workspace, "status", *options)]
+    return [path for state, path in entries if state != "??" or path.startswith(untracked)]
 
 
 def changed(workspace: Path, before: str) -> list[str]:

@@ -1,7 +1,7 @@
 """A DVC remote: a folder, or one reached by SSH, S3 or another protocol that DVC has a plug-in for."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,12 @@ class Remote:
             self._cache.add(paths, self._fs, list(names), check_exists=False, verify=True, on_error=lambda *_: None)
 
     def read_object(self, name: str) -> bytes | None:
-        """Return the content of an object; None if it is damaged there. Raises UserError if it is not there."""
-        with self._refusing():
+        """Return the content of an object; None if it is damaged there, or not there."""
+        with self._refusing(), suppress(FileNotFoundError):
             content: bytes = self._fs.cat_file(self._path(name))
-        return content if md5_of(content) == name.removesuffix(".dir") else None
+            if md5_of(content) == name.removesuffix(".dir"):
+                return content
+        return None
 
     def require_records(self) -> None:
         """Raise UserError if DVC keeps no run records in such a remote."""
@@ -84,19 +86,19 @@ class Remote:
 
         errors: list[BaseException] = []
         style = {"desc": f"sending {what}", "unit": "file", "disable": None, "leave": False}
-        with self._refusing(), TqdmCallback(tqdm_kwargs=style, size=number) as bar:
+        with self._refusing("share again: what was sent stays"), TqdmCallback(tqdm_kwargs=style, size=number) as bar:
             yield {"callback": bar, "on_error": lambda *arguments: errors.append(arguments[-1])}
             if errors:
                 raise errors[0]
 
     @contextmanager
-    def _refusing(self) -> Iterator[None]:
+    def _refusing(self, what_then: str = "try again") -> Iterator[None]:
         """Turn what the remote, or the way to it, raises into a UserError."""
         try:
             yield
         except Exception as error:  # a remote fails in as many ways as there are remotes
             text = " ".join(str(error).split()) or "it gave no reason"
-            reason = f"{type(error).__name__}: {text[:300]}; {_remedy(error)}"
+            reason = f"{type(error).__name__}: {text[:300]}; {_remedy(error)}, then {what_then}"
             raise UserError(f"the remote {self} cannot be used: {reason}") from None
 
 
@@ -131,8 +133,8 @@ def open_remote(root: Path, name: str | None = None) -> Iterator[Remote]:
 def _remedy(error: BaseException) -> str:
     match error:
         case OSError(errno=28):
-            return "make room there, then share again: what was sent stays"
+            return "make room there"
         case PermissionError():
             return "ask for permission to write there, or check the key (`dvc remote modify --local`)"
         case _:
-            return "check that its host can be reached and that you may log in, then share again: what was sent stays"
+            return "check that its host can be reached and that you may log in"
