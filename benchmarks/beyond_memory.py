@@ -24,7 +24,10 @@ INTERFACES = {"/sys/fs/cgroup/memory": "memory.limit_in_bytes", "/sys/fs/cgroup"
 @contextmanager
 def limited_group() -> Iterator[Path]:
     """Yield a memory control group of LIMIT_BYTES. Raises OSError if none can be made."""
-    root, limit = next((Path(root), name) for root, name in INTERFACES.items() if Path(root, "cgroup.procs").exists())
+    usable = [(Path(root), name) for root, name in INTERFACES.items() if Path(root, "cgroup.procs").exists()]
+    if not usable:
+        raise OSError("this system has none")
+    root, limit = usable[0]
     group = root / "samebits-bench"
     group.mkdir(exist_ok=True)
     try:
@@ -49,7 +52,7 @@ def rows() -> list[Row]:
     try:
         with limited_group():
             pass
-    except (OSError, StopIteration) as error:
+    except OSError as error:
         print(f"note: no memory control group can be made here ({error})", file=sys.stderr)
         return []
     seconds: dict[str, list[float]] = {"limited": [], "free": []}

@@ -15,6 +15,6 @@ def rows() -> list[Row]:
     """Return the rows of portable results."""
     found = []
     for name, side in SIDES.items():
-        sides = {f"{name}, portable": partial(side, is_portable=True), f"{name}, exact": side}
+        sides = {f"{name}, {how}": partial(side, is_portable=how == "portable") for how in ("portable", "exact")}
         found.append(ratio(f"{name}, float32: portable / exact", "exact", *in_turn(sides, NUM_SHORT_ROUNDS).values()))
     return found

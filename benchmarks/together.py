@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from multiprocessing.util import Finalize
@@ -15,12 +16,14 @@ def in_processes(number: int, side: Callable[[parallel.Team], Measure]) -> Measu
 
     `side` is a function of a module's top level.
     """
-    place = f"{tempfile.mkdtemp()}/store"
+    folder = tempfile.mkdtemp()
+    place = f"{folder}/store"
     for rank in range(1, number):
         context = multiprocessing.get_context("spawn")
         context.Process(target=_serve, args=(rank, number, place, side), daemon=True).start()
     team = _join(0, number, place)
     Finalize(None, team.share, (False,), exitpriority=1)  # before multiprocessing ends the others
+    Finalize(None, shutil.rmtree, (folder,), exitpriority=0)
     measure = side(team)
 
     def together() -> float:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def epoch(
     name: str,
     num_images: int,
-    is_portable: bool = False,
+    is_portable: bool | None = None,
     is_mapped: bool = False,
     is_start_left_out: bool = False,
     team: "Team | None" = None,
@@ -24,19 +24,19 @@ def epoch(
 ) -> Measure:
     """Return what measures an epoch of the recipe `name`, changed by `settings`, as train runs it: seconds.
 
-    With `is_start_left_out` all but the first measuring go on from the first moment at which the training can be resumed.
+    It is portable if `is_portable`, or by default if the recipe is. With `is_start_left_out` all but the first measuring go on from the first moment at which the training can be resumed.
     """
-    from samebits import portability
+    from samebits import params, portability
 
-    if is_portable:  # before PyTorch is imported
-        assert portability.hold()
+    recipe = params.load(Path("params.yaml")).recipes[name]
+    if recipe.determinism == "portable" if is_portable is None else is_portable:
+        portability.hold()  # before PyTorch is imported
 
     from benchmarks import drawn
-    from samebits import models, params, runtime
+    from samebits import models, runtime
     from samebits.data import prepared
     from samebits.training import loop, parallel
 
-    recipe = params.load(Path("params.yaml")).recipes[name]
     once = recipe.train.model_copy(update={"num_epochs": 1} | settings)
     runtime.make_deterministic(once.num_threads)
     runtime.keep_memory()
