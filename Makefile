@@ -6,7 +6,15 @@ UV := $(shell command -v uv 2> /dev/null)
 UV_INSTALL = uv pip install --python $(VENV) $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
 PIP_INSTALL = python -m pip install --quiet --disable-pip-version-check $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile)
 INSTALL = $(if $(UV),$(UV_INSTALL),$(PIP_INSTALL)) --quiet
-# TORCH names a build of PyTorch's own index, such as cpu or cu130. Without it: the build in the usual index.
+# TORCH names a build of PyTorch's own index, such as cpu or cu130. Without it: the build that is installed, at first that in
+# the usual index.
+INSTALLED := $(shell cat $(VENV)/torch 2> /dev/null)
+ifneq ($(and $(TORCH),$(wildcard $(VENV)/torch)),)
+ifneq ($(TORCH),$(INSTALLED))
+$(error $(VENV) has PyTorch's $(or $(INSTALLED),usual) build: remove it to install $(TORCH), as in rm -r $(VENV))
+endif
+endif
+TORCH := $(or $(TORCH),$(INSTALLED))
 PYTORCH_INDEX := $(if $(TORCH),--extra-index-url https://download.pytorch.org/whl/$(TORCH))
 HASHED := --no-deps --no-build-isolation --require-hashes --requirement
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -59,11 +67,12 @@ hashes: $(VENV)/installed-dev  ## write the hashes of the pinned libraries again
 
 $(VENV)/installed: pyproject.toml compute.lock requirements.lock hashes/build.txt hashes/product.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "samebits needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": set PYTHON, as in make run PYTHON=python3.12")'
-	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	@echo "Installing the pinned libraries into $(VENV) with $(if $(UV),uv,pip): a minute or more."
 	@$(INSTALL) $(HASHED) hashes/build.txt
 	@$(INSTALL) $(HASHED) hashes/product.txt
 	@$(INSTALL) $(PYTORCH_INDEX) --no-build-isolation --editable .
+	@echo $(TORCH) > $(VENV)/torch
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed hashes/dev.txt

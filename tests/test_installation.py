@@ -85,3 +85,15 @@ def test_a_package_that_was_tampered_with_is_refused(installer: str, tmp_path: P
     )
     locked.write_text(f"{name}=={version} --hash=sha256:{hashlib.sha256(fake.read_bytes()).hexdigest()}\n")
     assert install()[1]  # and then the next library is not to be had
+
+
+def test_the_build_of_pytorch_that_is_installed_stays(tmp_path: Path) -> None:
+    shutil.copy2(PROJECT / "Makefile", tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/torch").write_text("cpu\n")
+    repository = Repository(tmp_path)
+    for given in ([], ["TORCH=cpu"]):
+        assert "whl/cpu" in repository.run("make", "--print-data-base", "help", *given).stdout
+    refused = repository.run("make", "install", "TORCH=cu130", ok=False)
+    assert refused.returncode != 0
+    assert ".venv has PyTorch's cpu build: remove it to install cu130" in refused.stderr
