@@ -133,14 +133,6 @@ def test_every_file_that_a_stage_opens_is_declared(recipe: str, done: Repository
                 assert is_opened, f"{stage} depends on {dependency}, which it never opens"
 
 
-def test_a_forced_run_gives_the_same_bits_and_they_do_not_depend_on_tracking(done: Repository) -> None:
-    before = (done.root / "dvc.lock").read_bytes()
-    off = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "TQDM_DISABLE": "1"}
-    output = done.run("dvc", "repro", "--force", **off)
-    assert output.stderr.count("warning: MLflow did not record") == 2
-    assert (done.root / "dvc.lock").read_bytes() == before
-
-
 def test_what_no_bit_depends_on_makes_nothing_stale(done: Repository) -> None:
     """A new part, an edit of one that the recipe does not use, a new recipe that shares a network, checks of parameters."""
     package = done.root / "src/samebits"
@@ -177,6 +169,14 @@ def test_an_edit_of_a_part_runs_the_stages_that_use_it(edited: str, stages: list
     with (done.root / "src/samebits" / edited).open("a") as file:
         file.write("\n# An edit.\n")
     assert done.repro("--dry") == stages
+
+
+def test_a_link_that_a_recipe_no_longer_needs_is_told(tmp_path: Path) -> None:
+    recipes = {"lab": params.load(PROJECT / "params.yaml").recipes["lab"]}
+    recipe_links.create(tmp_path, recipes)
+    assert recipe_links.unnamed(tmp_path, recipes) == []
+    (tmp_path / "recipes/lab/train/adamw.py").symlink_to("../../../src/samebits/training/optimizers/adamw.py")
+    assert recipe_links.unnamed(tmp_path, recipes) == [Path("recipes/lab/train/adamw.py")]
 
 
 def test_the_recipes_link_what_they_use() -> None:

@@ -16,8 +16,6 @@ import pytest
 
 from tests.conftest import Repository, require_program, stages_run
 
-ALL = ["prepare", "train", "evaluate"]
-
 
 def outputs(repository: Repository) -> dict[str, str]:
     files = [path for name in ("data", "metrics") for path in (repository.root / name).rglob("*") if path.is_file()]
@@ -33,16 +31,6 @@ def test_a_second_run_changes_nothing(done: Repository) -> None:
     assert done.status() == ""
 
 
-@pytest.mark.usefixtures("untracked")
-def test_another_folder_gives_the_same_bits(done: Repository, tmp_path: Path) -> None:
-    clone = Repository(tmp_path / "another" / "folder")
-    done.run("git", "clone", "--quiet", str(done.root), str(clone.root))
-    assert clone.repro() == ALL
-    assert (clone.root / "dvc.lock").read_bytes() == (done.root / "dvc.lock").read_bytes()
-    assert outputs(clone) == outputs(done)
-    assert clone.status() == ""
-
-
 def test_an_evaluation_setting_does_not_train_again(done: Repository) -> None:
     done.edit(lambda values: values["recipes"]["lab"]["evaluate"].update(num_pictures=3))
     assert done.repro("--dry") == ["evaluate"]
@@ -53,6 +41,7 @@ def test_another_recipe_makes_nothing_stale(done: Repository) -> None:
     assert done.repro() == []
 
 
+@pytest.mark.usefixtures("untracked")
 def test_another_recipe_trains_and_what_was_trained_before_comes_back(done: Repository) -> None:
     weights = outputs(done)["data/model/checkpoint.safetensors"]
     done.edit(lambda values: values.update(recipe="linear"))
@@ -63,6 +52,7 @@ def test_another_recipe_trains_and_what_was_trained_before_comes_back(done: Repo
     assert outputs(done)["data/model/checkpoint.safetensors"] == weights
 
 
+@pytest.mark.usefixtures("untracked")
 def test_code_that_a_stage_runs_makes_it_stale(done: Repository) -> None:
     loop = done.root / "src/samebits/training/loop.py"
     loop.write_text(loop.read_text() + "# changed\n")
@@ -70,6 +60,7 @@ def test_code_that_a_stage_runs_makes_it_stale(done: Repository) -> None:
     assert done.status().split() == ["M", "dvc.lock", "M", "src/samebits/training/loop.py"]
 
 
+@pytest.mark.usefixtures("untracked")
 def test_other_data_is_prepared_and_validation_images_are_measured_at_the_end_of_each_epoch(done: Repository) -> None:
     done.edit(lambda values: values["data"].update(num_validation=50, normalization="half"))
     assert done.repro("train") == ["prepare", "train"] and done.repro("--dry") == ["evaluate"]
@@ -119,6 +110,7 @@ def test_nothing_of_the_host_or_the_run_is_in_an_output(done: Repository) -> Non
             assert not forbidden.search(content.decode()), name
 
 
+@pytest.mark.usefixtures("untracked")
 def test_edit_reproduce_and_compare(done: Repository) -> None:
     before = json.loads((done.root / "metrics/evaluate.json").read_text())["accuracy"]
     done.edit(lambda values: values["recipes"]["lab"]["train"]["optimizer"].update(learning_rate=0.02))

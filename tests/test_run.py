@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from samebits import results
 from samebits.reporting import terminal
 from samebits.repository import dvc_lock
 from tests.conftest import IDENTITY, PROJECT, Repository, stages_run
+from tests.test_pipeline import outputs
 
 # A proxy that refuses every connection: no network, wherever the tests run.
 OFFLINE = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
@@ -30,9 +32,12 @@ def imported(profile: str) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in profile.splitlines()}
 
 
-def test_a_clone_is_run_and_the_result_shown(fresh: Repository) -> None:
+def test_a_clone_is_run_and_the_result_shown(fresh: Repository, done_template: Path) -> None:
     output = make(fresh, "run")
     assert stages_run(output) == ["prepare", "train", "evaluate"]
+    # Another folder, the same bits.
+    assert (fresh.root / "dvc.lock").read_bytes() == (done_template / "dvc.lock").read_bytes()
+    assert outputs(fresh) == outputs(Repository(done_template))
     accuracy = json.loads((fresh.root / "metrics/evaluate.json").read_text())["accuracy"]
     assert "lab on shapes, seed 0" in output
     assert f"accuracy {100 * accuracy:.2f} %" in output
@@ -45,21 +50,25 @@ def test_a_clone_is_run_and_the_result_shown(fresh: Repository) -> None:
 
 def test_a_second_run_changes_nothing_and_shows_the_result(done: Repository) -> None:
     before = (done.root / "dvc.lock").read_bytes()
-    (done.root / "report.html").write_text("the page of this very result")
+    page = f'<meta name="result" content="{results.workspace(done.root).identity}">the page of this very result'
+    (done.root / "report.html").write_text(page)
     output = make(done, "run")
-    assert (done.root / "report.html").read_text() == "the page of this very result"
+    assert (done.root / "report.html").read_text() == page
     assert stages_run(output) == []
     assert "accuracy" in output and "another kind of machine" not in output
     assert "This is bit for bit the recorded result: all 17 outputs." in output
     assert done.status() == "" and (done.root / "dvc.lock").read_bytes() == before
 
 
-def test_a_page_that_is_older_than_the_result_is_written_again(done: Repository) -> None:
-    (done.root / "report.html").write_text("the page of the result before")
-    time_of_lock = (done.root / "dvc.lock").stat().st_mtime
-    os.utime(done.root / "report.html", (time_of_lock - 1, time_of_lock - 1))
+@pytest.mark.parametrize("identity", ["of this result", "of another"])
+def test_a_page_that_is_older_than_the_result_or_of_another_is_written_again(done: Repository, identity: str) -> None:
+    page, of_this = done.root / "report.html", results.workspace(done.root).identity
+    page.write_text(of_this if identity == "of this result" else "the page of another result")
+    if identity == "of this result":
+        time_of_lock = (done.root / "dvc.lock").stat().st_mtime
+        os.utime(page, (time_of_lock - 1, time_of_lock - 1))
     make(done, "run")
-    assert "accuracy" in (done.root / "report.html").read_text()
+    assert "accuracy" in page.read_text() and f'<meta name="result" content="{of_this}">' in page.read_text()
 
 
 def test_another_kind_of_machine_is_named_in_one_sentence(done: Repository) -> None:
@@ -134,7 +143,8 @@ def test_without_a_git_identity_the_lines_that_set_it_are_told(done: Repository)
 
 def test_help_names_every_target(fresh: Repository) -> None:
     output = make(fresh, "help")
-    assert all(f"make {target}" in output for target in ("run", "test", "ui", "help"))
+    targets = re.findall(r"^([a-z-]+):.*##", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+    assert len(targets) > 10 and all(f"make {target} " in output for target in targets)
 
 
 def test_a_lock_that_is_not_the_result_of_this_code_is_found_in_a_bare_clone(done: Repository, tmp_path: Path) -> None:

@@ -327,8 +327,13 @@ def link() -> int:
     from samebits import params, recipe_links
 
     root = _repository()
-    for made in recipe_links.create(root, params.load(root / paths.PARAMETERS).recipes):
+    recipes = params.load(root / paths.PARAMETERS).recipes
+    for made in recipe_links.create(root, recipes):
         print(made)
+    for link in recipe_links.unnamed(root, recipes):
+        print(
+            f"note: {link} is of no part that {paths.PARAMETERS} names: `git rm {link}`, unless another part imports it"
+        )
     return 0
 
 

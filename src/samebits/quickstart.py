@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import sys
 from contextlib import closing, suppress
@@ -13,6 +14,8 @@ from samebits.data.sources import cifar10
 from samebits.errors import UserError, listed
 from samebits.reporting import terminal
 from samebits.repository import dvc_command, dvc_lock, git
+
+_HEAD = 1000  # characters of a page, which name its result
 
 
 def run(root: Path) -> int:
@@ -39,7 +42,7 @@ def run(root: Path) -> int:
         return code
     result, report = results.workspace(root), root / paths.REPORT
     _track(result)
-    if not report.is_file() or report.stat().st_mtime < (root / paths.LOCK).stat().st_mtime:
+    if not _is_page_of(result, report) or report.stat().st_mtime < (root / paths.LOCK).stat().st_mtime:
         _write_report(result, report)
     title = f"{settings.recipe} on {settings.data.source}, seed {settings.seed}"
     _show(title, root / paths.METRICS, _against_the_record(root), root / paths.PLOTS, report)
@@ -60,7 +63,8 @@ def _run_on_shapes(root: Path, why: cifar10.DownloadFailed) -> int:
     folder = root / paths.EXPERIMENTS / name
     pictures, metrics, report = (folder / Path(each).name for each in (paths.PLOTS, paths.METRICS, paths.REPORT))
     if not (is_known and all(path.exists() for path in (pictures, metrics, report))):
-        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # DVC would put a folder into one that is there
+        folder.mkdir(parents=True)
         dvc_command.fetch(root, name, paths.PLOTS, pictures)
         dvc_command.fetch(root, name, paths.METRICS, metrics)
         _write_report(result, report)
@@ -119,6 +123,11 @@ def _against_the_record(root: Path) -> str | None:
     if different := [path for path in new if new[path] != old.get(path)]:
         return f"{len(different)} of {len(new)} outputs differ from the recorded result ({listed(different)}): {accuracies}."
     return f"This is bit for bit the recorded result: all {len(new)} outputs."
+
+
+def _is_page_of(result: results.Result, path: Path) -> bool:
+    """Tell whether the file is the page of this very result; `samebits report` may have written that of another one there."""
+    return path.is_file() and result.identity in path.read_text(encoding="utf-8", errors="replace")[:_HEAD]
 
 
 def _write_report(revision: results.Result, path: Path) -> None:

@@ -25,6 +25,13 @@ def missing(root: Path, recipes: dict[str, Recipe]) -> dict[Path, Path]:
     return {link: file for link, file in links.items() if (root / link).resolve() != (root / file).resolve()}
 
 
+def unnamed(root: Path, recipes: dict[str, Recipe]) -> list[Path]:
+    """Return the links of recipes that none of their settings asks for."""
+    links = {link for name, recipe in recipes.items() for link in expected(name, recipe)}
+    there = (path.relative_to(root) for name in recipes for path in sorted((root / "recipes" / name).glob("*/*.py")))
+    return [path for path in there if path not in links]
+
+
 def create(root: Path, recipes: dict[str, Recipe]) -> list[Path]:
     """Make the missing links; return them."""
     made = missing(root, recipes)

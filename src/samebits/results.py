@@ -12,7 +12,18 @@ from pydantic import ValidationError
 
 from samebits.errors import UserError, printable
 from samebits.params import Params
-from samebits.paths import CHECKPOINT, DATASET, HISTORY, LOCK, METRICS, PARAMETERS, PIPELINE, split, whole_split
+from samebits.paths import (
+    CHECKPOINT,
+    DATASET,
+    HISTORY,
+    LOCK,
+    METRICS,
+    PARAMETERS,
+    PIPELINE,
+    PREDICTIONS,
+    split,
+    whole_split,
+)
 from samebits.repository import cache as caches
 from samebits.repository import dvc_lock, git
 from samebits.repository.digests import md5_if_readable, md5_of
@@ -128,6 +139,11 @@ class Result:
         """Return the path of its prepared test images: a folder of parts, or one file in results of earlier versions."""
         whole = whole_split("test")
         return whole if self.md5(whole) else split("test")
+
+    @property
+    def identity(self) -> str:
+        """The MD5s of network and predictions, which tell it from any other result."""
+        return f"{self.md5(CHECKPOINT)} {self.md5(PREDICTIONS)}"
 
     def require_complete(self) -> None:
         """Raise UserError unless all that a result needs is recorded, and each stage ran on the recorded outputs of the stages before it."""

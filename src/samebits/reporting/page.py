@@ -21,7 +21,9 @@ from samebits.training import history
 def write_result(revision: Result, path: Path) -> None:
     """Write the page of one result. Raises UserError if a part of it is nowhere to be found, or `path` cannot be written."""
     atomic.require_writable(path)
-    atomic.write_text(path, rendering.render("page", _result(predicted.load(revision))))
+    atomic.write_text(
+        path, rendering.render("page", _result(predicted.load(revision)) | {"identity": revision.identity})
+    )
 
 
 def write_comparison(compared: Comparison, path: Path) -> None:
