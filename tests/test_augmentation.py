@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from samebits import params, parts
+from samebits.errors import UserError
 from samebits.training import augmentation
 from tests.example_parts import used
 
@@ -51,6 +52,12 @@ def test_shifts_are_crops_of_the_reflected_image() -> None:
         (shift,) = (place for place, crop in crops.items() if torch.equal(crop[index], views[index]))
         shifts.append(shift)
     assert len(set(shifts)) == 25  # every shift occurs among 200
+
+
+def test_a_shift_as_wide_as_the_image_is_refused() -> None:
+    assert seen(build(translate(7)), 1).shape == IMAGES.shape
+    with pytest.raises(UserError, match="shifts by 8 pixels images of 8: "):
+        seen(build(translate(8)), 1)
 
 
 def test_cutout_blanks_out_one_square_with_its_centre_anywhere() -> None:

@@ -349,6 +349,8 @@ def test_a_file_that_cannot_be_written_is_named_before_the_work(tmp_path: Path) 
     ):
         with pytest.raises(UserError, match=words):
             atomic.require_writable(tmp_path / name)
+    with pytest.raises(UserError, match="/dev/null is no regular file"):
+        atomic.require_writable(Path("/dev/null"))
     atomic.require_writable(tmp_path / "new/folder/x.png")
     atomic.require_writable(tmp_path / "file")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -74,6 +74,8 @@ def require_writable(path: Path) -> None:
     try:
         if path.is_dir():
             raise UserError(f"{printable(str(path))} is a folder: name a file to write to")
+        if path.exists() and not path.is_file():  # which the rename would replace, as root even /dev/null
+            raise UserError(f"{printable(str(path))} is no regular file: name another one to write to")
         folder = next(folder for folder in path.absolute().parents if folder.exists())
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=folder):  # as `atomic.replacing` will
             pass

@@ -27,7 +27,13 @@ from samebits.search.workplace import clone, end_stages, run_git
 # What, besides parameters and images, decides a result: code, and how DVC runs it.
 _CODE = ("src", "stages", "recipes", paths.PINS, paths.PIPELINE)
 # How a stage begins its refusal of a setting, which it will repeat each time: it diverges, or its values do not fit together.
-_REFUSALS = ("training stopped: the loss is", "the network", "optimizer.", "BatchNorm cannot normalize")
+_REFUSALS = (
+    "training stopped: the loss is",
+    "the network",
+    "optimizer.",
+    "train.augmentation",
+    "BatchNorm cannot normalize",
+)
 # What it says after each epoch.
 _EPOCH = re.compile(
     r"^epoch \d+: validation_loss (?P<validation_loss>\S+), validation_accuracy (?P<validation_accuracy>\S+)\n",

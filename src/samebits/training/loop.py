@@ -239,7 +239,8 @@ class _Training:
                     "BatchNorm cannot normalize one image alone, which the last mini-batch of an epoch or one of its shards "
                     "holds: choose another batch_size or num_shards for this recipe in params.yaml"
                 ) from None
-            if batch.shape[1:] == self._data.images.shape[1:]:
+            is_of_machine = any(word in reason.lower() for word in ("alloc", "cuda", "cudnn", "cublas"))
+            if is_of_machine or batch.shape[1:] == self._data.images.shape[1:]:
                 raise
             height, width = batch.shape[2:]
             raise UserError(

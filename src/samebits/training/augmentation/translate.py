@@ -2,6 +2,7 @@
 
 import torch
 
+from samebits.errors import UserError
 from samebits.generators import generator
 from samebits.quantities import Count
 
@@ -19,7 +20,12 @@ class Augmentation:
         self._shifts = shifts.to(self._device)
 
     def __call__(self, images: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """Shift the images (B, channels, height, width)."""
+        """Shift the images (B, channels, height, width). Raises UserError if a shift could leave nothing of them."""
+        if self._pixels >= (side := min(images.shape[2:])):
+            raise UserError(
+                f"train.augmentation of this recipe in params.yaml shifts by {self._pixels} pixels images of {side}: "
+                f"pixels must be less"
+            )
         shifts = self._shifts[indices]
         rows, columns = (
             _reflected(torch.arange(size, device=images.device) + shifts[:, axis, None], size)
