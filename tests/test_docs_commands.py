@@ -28,7 +28,7 @@ def commands(text: str) -> Iterator[list[str]]:
     joined = re.sub(r"\\\n\s*", " ", text).replace("-S ...", "-S seed=1")
     for line in re.findall(r"^(?:    |\$ )(.*)$", joined, re.MULTILINE) + CODE.findall(joined):
         for part in re.split(r" (?:&&|\||>) ", line):
-            if found := COMMAND.fullmatch(part):
+            if found := COMMAND.fullmatch(part.strip()):
                 yield shlex.split(re.sub(r"[\[\]]", "", found[1]), comments=True)
 
 

@@ -257,10 +257,10 @@ def test_a_folder_tracked_by_dvc_works_in_temporary_experiments(fresh: Repositor
     fill(fresh.root / "data/images")
     use_folder(fresh, "data/images/")  # as a shell completes it
     (fresh.root / "data/images/train/ant/broken.png").touch()
-    fresh.edit(lambda values: values["data"]["folder"].update(broken="skip"))
     fresh.run("dvc", "add", "--quiet", "data/images")
     fresh.commit("own images")
-    output = fresh.run("dvc", "exp", "run", "--temp", "--name", "own", "prepare").stdout
+    skip = ("-S", "+data.folder.broken=skip")
+    output = fresh.run("dvc", "exp", "run", "--temp", "--name", "own", *skip, "prepare").stdout
     assert "Running stage 'prepare'" in output
     described = fresh.run("dvc", "get", ".", "data/prepared/dataset.json", "--rev", "own", "--out", "own.json")
     assert described.returncode == 0
@@ -272,6 +272,8 @@ def test_a_folder_that_does_not_exist_is_one_line(fresh: Repository) -> None:
     use_folder(fresh, "/nowhere/images")
     with pytest.raises(UserError, match=r"params\.yaml: data\.path is /nowhere/images, which does not exist"):
         quickstart.run(fresh.root)
+    failed = fresh.run("dvc", "repro", ok=False)
+    assert "[Errno 2]" in failed.stderr and "/nowhere/images" in failed.stderr
 
 
 def test_every_file_that_prepare_opens_is_declared(fresh: Repository, tmp_path: Path) -> None:

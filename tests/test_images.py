@@ -41,6 +41,18 @@ def test_common_formats_and_sizes(form: str, side: int, tmp_path: Path) -> None:
     assert path.suffix in images.extensions()
 
 
+def test_the_first_frame_is_taken(tmp_path: Path) -> None:
+    picture().save(tmp_path / "two.gif", save_all=True, append_images=[Image.new("RGB", (8, 8), "blue")])
+    assert tuple(pixels(tmp_path / "two.gif")[1, 1]) == RED
+
+
+def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate(images.MAX_FILE_BYTES + 1)
+    with pytest.raises(UnreadableImage, match="more than the limit of 268,435,456"):
+        pixels(tmp_path / "huge.png")
+
+
 def test_an_image_of_the_right_size_is_not_touched(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")

@@ -26,8 +26,10 @@ from tests.remotes import clone
 CODE = "src/samebits/generators.py"
 CHECKPOINT = "data/model/checkpoint.safetensors"
 # Lets DVC wait between the end of a stage's command and its own look at the files, while the file `gap` is there.
+# Stages do not import MLflow, as in the fixture `untracked`.
 SLOW_DVC = """
-import os, time
+import os, sys, time
+sys.modules["mlflow"] = None
 stage = os.environ.get("SLOW_STAGE")
 if stage and "DVC_STAGE" not in os.environ:
     import dvc.stage

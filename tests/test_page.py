@@ -87,6 +87,7 @@ def test_a_result_on_one_page(result: Repository, browser: Browser) -> None:
     assert lineage.commands(results.workspace(result.root))[-1] == f"samebits verify {commit[:12]}"
     result.edit(lambda values: values.update(seed=1))
     assert "not in a commit yet" in lineage.commands(results.workspace(result.root))[0]
+    result.run("git", "checkout", "--quiet", "params.yaml")
 
 
 def test_a_comparison_beside_the_result(result: Repository, browser: Browser) -> None:
@@ -102,7 +103,7 @@ def test_a_comparison_beside_the_result(result: Repository, browser: Browser) ->
     result.run("dvc", "commit", "--force", "evaluate")
     result.commit("B")
     compared = outcome.compare(root, "before", "main", False)
-    page.write_comparison(compared, root / "comparison.html")
+    assert result.run("samebits", "compare", "before", "main", "--html").stderr == "page: comparison.html\n"
     seen = look_at(browser, root / "comparison.html")
     text = " ".join(seen["text"].split())
     assert compared.verdict in text and "Images that flipped" in text and "Now right" in text and "Now wrong" in text

@@ -3,8 +3,8 @@
 import os
 import subprocess
 import tempfile
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -109,14 +109,15 @@ def test_the_newest_point_comes_back_and_only_two_are_kept(tmp_path: Path) -> No
     assert [int(path.stem) for path in files(tmp_path)] == [20, 100]
 
 
-def test_points_are_made_by_time(tmp_path: Path) -> None:
-    assert not points(tmp_path, every_seconds=3600.0).is_due()
-    often = points(tmp_path, every_seconds=0.05)
-    assert not often.is_due()
-    time.sleep(0.06)
-    assert often.is_due()
+def test_points_are_made_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(resume, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    often = points(tmp_path, every_seconds=5.0)
+    for now[0], is_due in ((4.9, False), (5.0, True)):
+        assert often.is_due() == is_due
     often.save(1, {"step": 1})
-    assert not often.is_due()
+    for now[0], is_due in ((9.9, False), (10.0, True)):
+        assert often.is_due() == is_due
 
 
 def test_points_are_known_by_their_holder(tmp_path: Path) -> None:

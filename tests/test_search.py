@@ -14,9 +14,13 @@ import pytest
 import yaml
 
 from samebits import params
-from samebits.search import search_file
+from samebits.errors import UserError
+from samebits.search import search_file, worker
+from samebits.search.agenda import Agenda
+from samebits.search.database import Database
+from samebits.search.proposals import Values
 from samebits.search.pruning import stop_epoch
-from samebits.search.runner import Project
+from samebits.search.runner import Project, SettingResult
 from samebits.search.search_file import SearchFile
 from samebits.search.trials import Trial
 from tests import remotes, servers
@@ -158,6 +162,49 @@ def test_a_trial_that_diverges_or_that_the_training_refuses_has_failed(searchabl
     assert searchable.run("samebits", "search", "search.yaml").stdout == done.stdout
 
 
+class Drawn:
+    """Runs settings without a training: better with a higher seed and with the learning rate 0.1, best before the end."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[float | None, int]] = []
+
+    def run_setting(self, values: Values, fixed: Values, seed: int, is_poor: object = None) -> SettingResult:
+        self.asked.append((values.get(RATE), seed))
+        last = 0.5 + 0.01 * seed + 0.1 * (values.get(RATE) == 0.1)
+        history = tuple({"validation_accuracy": each, "validation_loss": 1 - each} for each in (last + 0.05, last))
+        return SettingResult(f"{len(self.asked):040x}", history, "0" * 64, "machine", last - 0.02)
+
+
+@pytest.mark.parametrize("epoch", ["last", "best"])
+def test_a_worker_trains_each_seed_and_confirms_the_winner(epoch: str, tmp_path: Path) -> None:
+    changes = {"sampler": "grid", "parameters": {RATE: [0.1, 0.01]}, "num_seeds": 2, "epoch": epoch}
+    search = SearchFile.model_validate(SEARCH | changes | {"confirm": {"num_seeds": 3}})
+    database, runner = Database(f"sqlite:///{tmp_path}/search.db", "a"), Drawn()
+    worker.work(search, database, runner)
+    agenda = Agenda(search, database.results())
+    confirmed = agenda.confirm()
+    assert sorted(runner.asked[:4]) == [(0.01, 0), (0.01, 1), (0.1, 0), (0.1, 1)]
+    assert runner.asked[4:] == [(rate, seed) for seed in (2, 3, 4) for rate in (None, 0.1)]
+    assert confirmed is not None and confirmed.winner.values == {RATE: 0.1} and len(agenda.commits) == 10
+    assert confirmed.searched == pytest.approx(0.605 + 0.05 * (epoch == "best"))
+
+
+def test_code_that_fails_stops_the_worker_and_leaves_its_trial_to_others(tmp_path: Path) -> None:
+    class Broken(Drawn):
+        def run_setting(self, values: Values, fixed: Values, seed: int, is_poor: object = None) -> SettingResult:
+            if self.asked:
+                raise UserError("the disk is full")
+            return super().run_setting(values, fixed, seed)
+
+    search = SearchFile.model_validate(SEARCH | {"sampler": "grid", "parameters": {RATE: [0.1, 0.01]}})
+    database = Database(f"sqlite:///{tmp_path}/search.db", "a")
+    with pytest.raises(UserError, match="the disk is full"):
+        worker.work(search, database, Broken())
+    (ended,) = database.results()
+    (left,) = {"trial 000000", "trial 000001"} - {ended}
+    assert Database(f"sqlite:///{tmp_path}/search.db", "a").take([left]) == left
+
+
 def test_own_images_are_searched_and_others_are_another_search(
     fresh: Repository, empty_database: Path, tmp_path: Path
 ) -> None:
@@ -231,8 +278,6 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line(mistake: str, searchable_template: Path, tmp_path: Path) -> None:
-    from samebits.errors import UserError
-
     changes, words = MISTAKES[mistake]
     settings = yaml.safe_load((searchable_template / "params.yaml").read_text())
     (tmp_path / "search.yaml").write_text(yaml.safe_dump(SEARCH | changes))

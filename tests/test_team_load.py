@@ -23,7 +23,8 @@ from tests.remotes import clone
 def test_all_that_two_clones_share_at_once_is_restored_from_a_third(
     quick: Repository, tmp_path: Path, number: int
 ) -> None:
-    remotes.folder(tmp_path / "team").add_to(quick)
+    team = remotes.folder(tmp_path / "team")
+    team.add_to(quick)
     both = [clone(quick, name) for name in ("first", "second")]
     made: dict[int, bytes] = {}
     for index, repository in enumerate(both):
@@ -31,14 +32,17 @@ def test_all_that_two_clones_share_at_once_is_restored_from_a_third(
             (repository.root / "params.yaml").write_text(f"seed: {seed}\n")
             assert "work" in repository.repro()
             made[seed] = (repository.root / "out.bin").read_bytes()
-    draw = random.Random(0)
-    for _ in range(3):  # both at once, each killed at some moment
+    num_killed = 0
+    for number_shared in (1, 3, 5):  # both at once, killed when the remote has so many objects
         processes = [repository.start("samebits", "share", is_warm=True) for repository in both]
-        time.sleep(draw.uniform(0.5, 3))
+        while len(team.objects()) < number_shared and any(process.poll() is None for process in processes):
+            time.sleep(0.002)
         for process in processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+                num_killed += 1
             process.wait()
+    assert num_killed
     processes = [repository.start("samebits", "share", is_warm=True) for repository in both]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
 
