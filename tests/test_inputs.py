@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +63,24 @@ def set_learning(values: dict) -> None:
 
 
 def while_it_trains(
-    repository: Repository, *edits: Callable[[], object], command: tuple[str, ...] = ()
+    repository: Repository,
+    edit: Callable[[], object],
+    undo: Callable[[], object] | None = None,
 ) -> tuple[int, str]:
-    """Run the training, and make each edit after another line of losses; return exit code and output."""
-    process = repository.start(*(command or ("dvc", "repro", "train")), is_warm=True)
+    """Run the training, edit after its first line of losses, and undo that after its warning; return exit code and output."""
+    process = repository.start("dvc", "repro", "train", is_warm=True)
     assert process.stdout is not None
-    lines, left = [], list(edits)
+    output, is_edited = "", False
     for line in process.stdout:
-        lines.append(line)
-        if "loss:" in line and left:
-            left.pop(0)()
-            time.sleep(0.05)  # else both edits may come between two looks
+        output += line
+        if "loss:" in line and not is_edited:
+            edit()
+            is_edited = True
+        if undo and line.startswith("warning: "):
+            undo()
     process.wait()
-    assert not left, lines
-    return process.returncode, "".join(lines)
+    assert is_edited, output
+    return process.returncode, output
 
 
 def stages_recorded(repository: Repository) -> dict[str, dvc_lock.Stage]:
@@ -136,8 +141,8 @@ def test_an_edit_that_is_undone_afterwards_costs_no_step(longer: Repository) -> 
 
 def test_an_edit_that_is_undone_in_time_is_none(longer: Repository) -> None:
     before = (longer.root / "params.yaml").read_bytes()
-    undo = (longer.root / "params.yaml").write_bytes
-    code, output = while_it_trains(longer, lambda: longer.edit(set_learning), lambda: None, lambda: undo(before))
+    undo = partial((longer.root / "params.yaml").write_bytes, before)
+    code, output = while_it_trains(longer, lambda: longer.edit(set_learning), undo)
     assert code == 0, output
     assert output.index("warning: seed 0 → 7") < output.index("note: everything is again as it was when train started")
     assert stages_recorded(longer)["train"].params["seed"] == 0
@@ -447,7 +452,6 @@ def test_a_folder_of_code_is_known_by_the_hash_that_dvc_gives_it(done: Repositor
     assert run is None or run.data.tags["samebits.dirty"] == "false"
 
 
-@pytest.mark.usefixtures("cold")
 def test_images_of_a_folder_that_change_while_they_are_prepared_are_not_recorded(
     fresh: Repository, tmp_path: Path
 ) -> None:

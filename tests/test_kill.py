@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import Repository, built_once, stages_run
@@ -167,13 +168,22 @@ def test_dvc_alone_killed_a_second_one_takes_the_work_over(never_stopped: Reposi
     """The training runs to its end, and no DVC has lived to record it: that costs no second training."""
     process = unfinished.start("dvc", "repro")
     assert wait_until(lambda: len(points(unfinished)) > 1, process)
+    trainer = psutil.Process(process.pid).children(recursive=True)
+    for each in trainer:
+        each.suspend()  # so that it is still at work when the second one comes
     process.kill()  # not its group: the trainer lives on
     process.wait()
-    done = unfinished.run("dvc", "repro", "train")
+    second, output = unfinished.start("dvc", "repro", "train"), ""
+    assert second.stdout is not None
+    for line in second.stdout:
+        output += line
+        if waited := re.search(r"process (\d+) is at this very training; waiting", line):
+            assert int(waited[1]) in [each.pid for each in trainer]
+            for each in trainer:
+                each.resume()
+    assert second.wait() == 0
     process.communicate()
-    waited = re.search(r"process (\d+) is at this very training; waiting", done.stderr)
-    assert waited and int(waited[1]) != process.pid
-    assert "going on after step 2,500 of 2,500" in done.stdout, "the second one trained what the first had trained"
+    assert "going on after step 2,500 of 2,500" in output, "the second one trained what the first had trained"
     assert model(unfinished) == model(never_stopped)
     assert unfinished.status() == ""
 
