@@ -619,7 +619,7 @@ def test_a_server_that_never_answers_is_given_up(tiny: Tiny, raw: Path, monkeypa
     with socket.create_server(("127.0.0.1", 0)) as server:  # the kernel accepts, nobody reads
         url = f"http://127.0.0.1:{server.getsockname()[1]}/cifar-10-python.tar.gz"
         start = time.monotonic()
-        with pytest.raises(DownloadFailed, match="timed out") as caught:
+        with pytest.raises(DownloadFailed) as caught:
             cifar10.load(raw, tiny.dataset(url))
         assert time.monotonic() - start < 10
     assert_ways_to_go_on(str(caught.value), url, raw)
