@@ -24,7 +24,8 @@ def epoch(
 ) -> Measure:
     """Return what measures an epoch of the recipe `name`, changed by `settings`, as train runs it: seconds.
 
-    It is portable if `is_portable`, or by default if the recipe is. With `is_start_left_out` all but the first measuring go on from the first moment at which the training can be resumed.
+    It is portable if `is_portable`, or by default if the recipe is. With `is_start_left_out` all but the first measuring go on
+    from the first moment at which the training can be resumed.
     """
     from samebits import params, portability
 

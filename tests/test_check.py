@@ -603,6 +603,7 @@ class _Health(http.server.BaseHTTPRequestHandler):
 
 
 def test_a_tracking_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_database, "_ANSWER_SECONDS", 0.5)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Health) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"127.0.0.1:{server.server_port}"
@@ -611,12 +612,11 @@ def test_a_tracking_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         server.shutdown()
         server.server_close()
         assert re.match(rf"note   the tracking server http://{address} cannot be reached \(.*refused", look(tmp_path))
-    monkeypatch.setattr(tracking_database, "_ANSWER_SECONDS", 0.5)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@10.255.255.1/")
     started = time.monotonic()
     line = look(tmp_path)
     assert line.startswith("note   the tracking server http://10.255.255.1 cannot be reached") and "secret" not in line
-    assert time.monotonic() - started < 30  # the system itself would try for two minutes
+    assert time.monotonic() - started < 2
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/runs")
     assert look(tmp_path) == "note   MLFLOW_TRACKING_URI names a postgresql store, which is not checked"
 
@@ -649,7 +649,7 @@ def started(repository: Repository, *command: str) -> Iterator["subprocess.Popen
 
 
 def wait_for(text: str, path: Path) -> None:
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 30
     while text not in (path.read_text() if path.exists() else ""):
         assert time.monotonic() < deadline, f"{path} never held {text}"
         time.sleep(0.05)

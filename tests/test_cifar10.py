@@ -610,7 +610,7 @@ def test_a_server_that_falls_silent_is_given_up(
     start = time.monotonic()
     with serving(tiny, answer) as server, pytest.raises(DownloadFailed, match="timed out"):
         cifar10.load(raw, tiny.dataset(server.url))
-    assert time.monotonic() - start < 25
+    assert time.monotonic() - start < 5
     assert listing(raw) == []
 
 
@@ -621,7 +621,7 @@ def test_a_server_that_never_answers_is_given_up(tiny: Tiny, raw: Path, monkeypa
         start = time.monotonic()
         with pytest.raises(DownloadFailed) as caught:
             cifar10.load(raw, tiny.dataset(url))
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 5
     assert_ways_to_go_on(str(caught.value), url, raw)
     assert not raw.exists()
 

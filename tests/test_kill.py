@@ -177,11 +177,12 @@ def test_dvc_alone_killed_a_second_one_takes_the_work_over(never_stopped: Reposi
     assert second.stdout is not None
     for line in second.stdout:
         output += line
-        if waited := re.search(r"process (\d+) is at this very training; waiting", line):
-            assert int(waited[1]) in [each.pid for each in trainer]
+        if "is at this very training; waiting" in line:
             for each in trainer:
                 each.resume()
     assert second.wait() == 0
+    waited = re.search(r"process (\d+) is at this very training; waiting", output)
+    assert waited and int(waited[1]) in [each.pid for each in trainer]
     process.communicate()
     assert "going on after step 2,500 of 2,500" in output, "the second one trained what the first had trained"
     assert model(unfinished) == model(never_stopped)

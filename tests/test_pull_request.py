@@ -121,8 +121,7 @@ def test_what_is_not_in_the_remote_is_red(shared: tuple[Repository, Remote], tmp
             remote.damage(outputs[0]["md5"])
         case "no remote":
             (tmp_path / "team").rename(tmp_path / "gone")
-    only = {} if how == "missing" else {"only": "everything"}
-    results = check(clone(author, "runner"), "HEAD~1", **only)
+    results = check(clone(author, "runner"), "HEAD~1")
     (name,) = failing(results)
     assert name == "everything that dvc.lock names is in the remote"
     assert "out.bin" in results[name].stderr and "samebits share" in results[name].stderr

@@ -57,7 +57,7 @@ with Recorder(root, "this training") as record:
     started = time.monotonic()
     for step in range(200):
         record.report({{"step": step, "train_loss": 1.0}}, images_per_second=100.0)
-    assert time.monotonic() - started < 3, "training waited for MLflow"  # a silent server takes 5 s for each request
+    assert time.monotonic() - started < 0.5, "training waited for MLflow"
     if end == "wait":
         time.sleep(600)
     record.finish(replace(content, checkpoint_md5=str(seed) * 32))
@@ -491,7 +491,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 def test_no_server_costs_a_warning(tmp_path: Path) -> None:
-    _assert_one_warning(_start(tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9"), seconds=50)
+    _assert_one_warning(_start(tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9"), seconds=15)
 
 
 @pytest.fixture
@@ -502,7 +502,7 @@ def silent_server() -> Iterator[str]:
 
 
 def test_a_server_that_never_answers_costs_a_warning(tmp_path: Path, silent_server: str) -> None:
-    _assert_one_warning(_start(tmp_path, MLFLOW_TRACKING_URI=silent_server), seconds=50)
+    _assert_one_warning(_start(tmp_path, MLFLOW_TRACKING_URI=silent_server), seconds=25)
 
 
 def test_an_evaluation_without_a_store_costs_a_warning(
@@ -528,7 +528,7 @@ def test_an_evaluation_that_does_not_end_writes_nothing_and_leaves_nobody(root: 
 
 def test_a_corrupt_database_costs_a_warning(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"not a database" * 1000)
-    _assert_one_warning(_start(tmp_path), seconds=50)
+    _assert_one_warning(_start(tmp_path), seconds=15)
 
 
 @pytest.mark.parametrize("mode", [0o444, 0o000])
@@ -540,4 +540,4 @@ def test_a_database_without_permission_costs_a_warning(root: Path, mode: int) ->
             pytest.skip("root may write everywhere, and there is no setpriv to stop it")
         dropped = "-dac_override,-dac_read_search"
         wrap = ("setpriv", f"--bounding-set={dropped}", f"--inh-caps={dropped}")
-    _assert_one_warning(_start(root, wrap=wrap), seconds=50)
+    _assert_one_warning(_start(root, wrap=wrap), seconds=15)

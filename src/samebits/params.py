@@ -127,6 +127,11 @@ class Data(Section):
     shapes: Shapes
     folder: Folder
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the images are the user's own: `path` leads to them, and they may be any."""
+        return self.source not in ("cifar10", "shapes")
+
 
 class DataPruning(Section):
     """Which images a training leaves out because the network has learnt them: half of them at most, so none for two epochs in a row."""

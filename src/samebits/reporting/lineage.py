@@ -50,7 +50,7 @@ def commands(revision: Result) -> list[str]:
 
 def _uncommitted(revision: Result) -> list[str]:
     """Return the files of the result that are not as in the commit: tracked ones, and untracked code."""
-    return git.uncommitted(revision.root, untracked=("src", "stages", "recipes"))
+    return git.uncommitted(revision.root, untracked=("src/", "stages/", "recipes/"))
 
 
 def _run(revision: Result) -> str | None:

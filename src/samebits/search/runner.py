@@ -90,7 +90,7 @@ class Project:
 
     def images(self, data: params.Data) -> list[object]:
         """Return the hashes of the user's own images, whose path alone says nothing; none for CIFAR-10 and shapes."""
-        if data.source in ("cifar10", "shapes"):
+        if not data.is_own:
             return []
         tracked = {}
         if not Path(data.path).is_absolute():
@@ -194,10 +194,9 @@ class SettingRunner:
             if reason.startswith(_REFUSALS):
                 return SettingResult(history=so_far(), failure=reason)
             raise UserError(f"{experiment}: {reason}")
-        if found := self.find(experiment):  # another worker was faster with the same setting
-            return found
-        self._commit(experiment)
-        found = self.find(experiment)
+        if (found := self.find(experiment)) is None:  # else another worker was faster with the same setting
+            self._commit(experiment)
+            found = self.find(experiment)
         assert found is not None
         return found
 

@@ -172,10 +172,11 @@ class SearchFile(params.Section):
                 )
             if top == "recipes" and rest.startswith("evaluate"):
                 raise UserError(f"{name}: parameters.{key} changes no training: remove it")
-            for value in [*parameter.bounds, *(parameter.grid or ())[:_NUM_CHECKED]]:
+            within = (parameter.grid or ())[:_NUM_CHECKED] if parameter.choices is None else ()
+            for value in [*parameter.bounds, *within]:
                 checked(settings, {**self.fixed, key: value}, f"{name}: parameters.{key}")
         if (
-            base.data.source in ("cifar10", "shapes")  # others may bring validation images of their own
+            not base.data.is_own  # one's own may have a validation folder
             and not base.data.num_validation
             and "data.num_validation" not in self.parameters
         ):

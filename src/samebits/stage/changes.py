@@ -131,9 +131,14 @@ def _undo_command(inputs: Inputs, changes: list[Change]) -> str:
         in_commit = git.trees(Path.cwd(), commit, *paths) if commit and not any(map(os.path.isabs, paths)) else {}
     except UserError:
         return ""
-    if commit is None or patch is None or any(f" b/{path}\n".encode() in patch for path in paths):
+    if (
+        commit is None
+        or patch is None
+        or not paths <= in_commit.keys()
+        or any(f" b/{path}\n".encode() in patch or path in inputs.data for path in paths)
+    ):
         return ""
-    return f" (`git checkout {commit[:DIGITS]} -- {shlex.join(sorted(paths))}`)" if paths <= in_commit.keys() else ""
+    return f" (`git checkout {commit[:DIGITS]} -- {shlex.join(sorted(paths))}`)"
 
 
 def _decides(inputs: Inputs, key: str) -> bool:

@@ -170,19 +170,19 @@ class Inputs:
     def list_given(self) -> dict[str, Signature]:
         """Return the files that the stage depends on now and that are neither code nor outputs, such as the user's images.
 
-        Those of cifar10 do not count: prepare downloads them, and published MD5s fix their content.
+        CIFAR-10's do not count: prepare downloads them, and published MD5s fix their content.
         """
         data = self.settings.data
         path = os.path.normpath(data.path)
         given = {each for each in self._dependencies if not any(covers(each, source) for source in self._sources)}
         given -= {output for _, output in self.outputs()}
         files: list[str] = []
-        if path in given and data.source in ("cifar10", "shapes", "folder"):
-            given.remove(path)
-            if data.source == "folder":
-                from samebits.data import image_files
+        if data.source == "folder" and path in given:
+            from samebits.data import image_files
 
-                files = image_files.below(path)[0]
+            files = image_files.below(path)[0]
+        if data.source == "folder" or not data.is_own:
+            given.discard(path)
         for each in map(Path, given):
             files += map(str, [each] if each.is_file() else each.rglob("*"))
         return {file: signature(Path(file)) for file in files if not os.path.isdir(file)}

@@ -80,13 +80,16 @@ def _of_workspace(root: Path, read: Read) -> Result:
 def _fetch(root: Path, found: Sequence[Result]) -> None:
     """Fetch from the default remote, if there is one, what runs show and neither git nor the cache has."""
     cache = caches.of(root)
-    shown = ((result, path, md5) for result in found for path, md5 in result.record.hashes.items() if _is_shown(path))
-    absent = ((result, path, md5) for result, path, md5 in shown if not cache.path(md5).is_file())
-    missing = sorted({md5 for result, path, md5 in absent if result.at_hand(path) is None})
+    missing = {
+        md5
+        for result in found
+        for path, md5 in result.record.hashes.items()
+        if _is_shown(path) and not cache.path(md5).is_file() and result.at_hand(path) is None
+    }
     if missing and caches.settings(root)["core"].get("remote"):
         try:
             with remote.open_remote(root) as opened:
-                opened.fetch_objects(missing)
+                opened.fetch_objects(sorted(missing))
         except UserError as error:
             print(f"note: {error}", file=sys.stderr)
 
