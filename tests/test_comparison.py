@@ -16,7 +16,7 @@ from samebits.comparison.outcome import NetworkComparison, SeedComparison
 from samebits.errors import UserError
 from samebits.evaluation import predictions
 from samebits.evaluation.predictions import Predictions
-from tests.conftest import Repository, built_once
+from tests.conftest import Repository, built_once, copy_tree
 from tests.test_folder import draw, fill, use_folder
 
 PREDICTIONS = "data/evaluation/predictions.csv"
@@ -46,7 +46,7 @@ def family_template(done_template: Path, tmp_path_factory: pytest.TempPathFactor
     """Experiments slow-0 to slow-2 and fast-0 to fast-2, which differ in momentum and seed; main is slow with seed 0."""
 
     def build(root: Path) -> None:
-        shutil.copytree(done_template, root, symlinks=True)
+        copy_tree(done_template, root)
         repository = Repository(root)
         for name, momentum, accuracy in (("fast", 0.8, 0.75), ("slow", 0.9, 0.55)):
             for seed in (2, 1, 0):
@@ -60,7 +60,7 @@ def family_template(done_template: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def family(family_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Repository:
     root = tmp_path_factory.mktemp("family") / "samebits"
-    shutil.copytree(family_template, root, symlinks=True)
+    copy_tree(family_template, root)
     return Repository(root)
 
 
@@ -158,7 +158,7 @@ def test_the_workspace_is_compared_as_it_is_recorded(family: Repository) -> None
 
 
 def test_the_workspace_is_no_part_of_the_group_of_its_commit(family: Repository, tmp_path: Path) -> None:
-    shutil.copytree(family.root, tmp_path / "samebits", symlinks=True)
+    copy_tree(family.root, tmp_path / "samebits")
     repository = Repository(tmp_path / "samebits")
     repository.run("dvc", "exp", "apply", "fast-0")
     compared = outcome.compare(repository.root, "main", "workspace", True)
@@ -255,7 +255,7 @@ def test_own_images_are_told_apart_whatever_else_differs(fresh: Repository, tmp_
 
 def test_what_is_missing_comes_from_the_remote_or_is_named(family: Repository, tmp_path: Path) -> None:
     root = tmp_path / "samebits"
-    shutil.copytree(family.root, root, symlinks=True)
+    copy_tree(family.root, root)
     repository = Repository(root)
     repository.run("dvc", "remote", "add", "--default", "team", str(tmp_path / "remote"))
     repository.run("dvc", "push", "--all-branches")

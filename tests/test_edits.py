@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from samebits.repository import dvc_lock, git
 from samebits.repository.digests import md5_of
-from tests.conftest import PROJECT, Repository, built_once, shared_folder
+from tests.conftest import PROJECT, Repository, built_once, copy_tree, shared_folder
 
 CODE = "src/samebits/generators.py"
 OTHER_CODE = ('f"{purpose}/{seed}"', 'f"{purpose}-{seed}"')  # draws other numbers
@@ -59,14 +59,14 @@ def prepared(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same repository with prepared data."""
 
     def prepare(root: Path) -> None:
-        shutil.copytree(template, root, symlinks=True)
+        copy_tree(template, root)
         assert Repository(root).repro("prepare") == ["prepare"]
 
     return built_once(tmp_path_factory, "edited-prepared", prepare)
 
 
 def build(fresh_template: Path, root: Path) -> None:
-    shutil.copytree(fresh_template, root, symlinks=True)
+    copy_tree(fresh_template, root)
     repository = Repository(root)
     repository.edit(lengthen)
     repository.commit("longer")
@@ -100,7 +100,7 @@ class Clean:
         with FileLock(self._folder / f"{name}.lock"):
             if not known.exists():
                 repository = Repository(self._folder / name)
-                shutil.copytree(self._template, repository.root, symlinks=True)
+                copy_tree(self._template, repository.root)
                 repository.edit(lambda values: set_values(values, named))
                 if named.is_other_code:
                     change_code(repository)
@@ -432,7 +432,7 @@ def edit_often(template: Path, prepared: Path, clean_folder: Path, folder: Path,
     for each in range(number):
         repository = Repository(folder / str(each))
         trial = Trial(repository, chance)
-        shutil.copytree(template if trial.stage == "prepare" else prepared, repository.root, symlinks=True)
+        copy_tree(template if trial.stage == "prepare" else prepared, repository.root)
         repository.run("git", "status")  # else a checkout would write every file of the copy anew
         print(f"{seed}/{each}: {trial}", flush=True)
         try:

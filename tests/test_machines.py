@@ -20,7 +20,7 @@ from torch.distributed import HashStore
 from samebits import paths
 from samebits.stage import addresses, machines
 from samebits.training.parallel import num_computing
-from tests.conftest import Repository, require_program
+from tests.conftest import Repository, copy_tree, require_program
 from tests.test_cifar10 import NEEDS_MOUNT, small_disk
 from tests.test_kill import points, wait_until
 
@@ -150,7 +150,7 @@ def network(prepared: Repository, tmp_path: Path) -> Iterator[list[Machine]]:
             ip("netns", "exec", name, "ip", "addr", "add", f"10.77.0.{number}/24", "dev", "e0")
             ip("netns", "exec", name, "ip", "link", "set", "e0", "up")
             root = tmp_path / f"machine{number}"
-            shutil.copytree(prepared.root, root, symlinks=True)
+            copy_tree(prepared.root, root)
             found.append(Machine(Repository(root), name, f"10.77.0.{number}"))
         for name in names:
             ip("netns", "exec", name, "ip", "link", "set", "lo", "up")
@@ -341,7 +341,7 @@ def pair(prepared: Repository, tmp_path: Path) -> tuple[Repository, Repository]:
     """Two clones with prepared data, whose training in shards takes its time."""
     prepared.repro("prepare")
     prepared.edit(in_shards)
-    shutil.copytree(prepared.root, tmp_path / "other", symlinks=True)
+    copy_tree(prepared.root, tmp_path / "other")
     return prepared, Repository(tmp_path / "other")
 
 

@@ -22,7 +22,7 @@ from samebits.evaluation.metrics import summary
 from samebits.evaluation.predictions import Predictions
 from samebits.reporting import lineage, page
 from tests.browser import Browser, chromium
-from tests.conftest import Repository
+from tests.conftest import Repository, copy_tree
 
 LIMIT_BYTES = 3_000_000
 
@@ -36,7 +36,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def result(done_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Repository:
     root = tmp_path_factory.mktemp("page") / "samebits"
-    shutil.copytree(done_template, root, symlinks=True)
+    copy_tree(done_template, root)
     return Repository(root)
 
 
@@ -130,7 +130,7 @@ def test_a_hundred_classes_of_large_noise_with_names_from_hell(
 ) -> None:
     """As large as it gets: pictures that cannot be compressed, and a linear network over them."""
     root = tmp_path / "samebits"
-    shutil.copytree(result.root, root, symlinks=True)
+    copy_tree(result.root, root)
     names = tuple(f"<b>& class {'é' * 30} {number}" for number in range(100))
     random = np.random.default_rng(0)
     labels = np.arange(1000, dtype=np.int64) % 99  # the last class has no image
@@ -162,7 +162,7 @@ def test_a_page_beside_the_code_changes_no_result(result: Repository) -> None:
 
 def test_what_is_missing_is_one_line_and_leaves_the_page_as_it_was(result: Repository, tmp_path: Path) -> None:
     root = tmp_path / "samebits"
-    shutil.copytree(result.root, root, symlinks=True)
+    copy_tree(result.root, root)
     (root / "report.html").write_text("before")
     shutil.rmtree(root / ".dvc/cache")
     (root / "data/model/checkpoint.safetensors").unlink()

@@ -26,7 +26,7 @@ from samebits.data.normalization import Normalization
 from samebits.data.raw import RawSplit
 from samebits.data.sources import shapes
 from samebits.errors import UserError
-from tests.conftest import Repository
+from tests.conftest import Repository, copy_tree
 from tests.test_cifar10 import NEEDS_MOUNT, as_nobody, listing, small_disk
 
 KINDS = ("per_channel", "half", "none")
@@ -189,7 +189,7 @@ def test_too_many_validation_images_are_one_line(num_validation: int) -> None:
 
 
 def copy_of(template: Path, root: Path) -> Repository:
-    shutil.copytree(template, root, symlinks=True)
+    copy_tree(template, root)
     repository = Repository(root)
     repository.edit(lambda values: values["data"].update(num_validation=NUM_VALIDATION))
     return repository

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import yaml
 
 from tests import remotes
-from tests.conftest import PROJECT, Repository, built_once
+from tests.conftest import PROJECT, Repository, built_once, copy_tree
 from tests.remotes import Remote, clone
 
 WORKFLOW = PROJECT / ".github/workflows/pull-request.yml"
@@ -41,7 +40,7 @@ def shared_template(quick_template: Path, tmp_path_factory: pytest.TempPathFacto
     """A pull request that takes an experiment over, with all of it in the remote: the folder team beside it."""
 
     def build(root: Path) -> None:
-        shutil.copytree(quick_template, root, symlinks=True)
+        copy_tree(quick_template, root)
         (root.parent / "team").mkdir()
         author = Repository(root)
         author.run("dvc", "remote", "add", "--default", "team", "../team")  # by this path copies have their own
@@ -58,7 +57,7 @@ def shared_template(quick_template: Path, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 def shared(shared_template: Path, tmp_path: Path) -> tuple[Repository, Remote]:
     for name in ("samebits", "team"):
-        shutil.copytree(shared_template.parent / name, tmp_path / name, symlinks=True)
+        copy_tree(shared_template.parent / name, tmp_path / name)
     return Repository(tmp_path / "samebits"), remotes.folder(tmp_path / "team")
 
 

@@ -24,7 +24,7 @@ from samebits.search.runner import Project, SettingResult
 from samebits.search.search_file import SearchFile
 from samebits.search.trials import Trial
 from tests import remotes, servers
-from tests.conftest import PROJECT, Repository, built_once, require_program
+from tests.conftest import PROJECT, Repository, built_once, copy_tree, require_program
 from tests.test_folder import draw, fill, use_folder
 
 RATE, SCHEDULE = "recipes.lab.train.optimizer.learning_rate", "recipes.lab.train.schedule"
@@ -45,7 +45,7 @@ def searchable_template(fresh_template: Path, empty_database: Path, tmp_path_fac
     """A search file, committed, and in DVC's cache what prepare makes for it."""
 
     def build(root: Path) -> None:
-        shutil.copytree(fresh_template, root, symlinks=True)
+        copy_tree(fresh_template, root)
         shutil.copy(empty_database, root)
         repository = Repository(root)
         repository.edit(lambda values: values["data"].update(num_validation=100))
@@ -64,7 +64,7 @@ def searchable(searchable_template: Path, tmp_path: Path) -> Repository:
 
 
 def copy(template: Path, root: Path) -> Repository:
-    shutil.copytree(template, root, symlinks=True)
+    copy_tree(template, root)
     return Repository(root)
 
 

@@ -1,6 +1,5 @@
 """A team's tracking server: a real `mlflow server` on a real PostgreSQL, used from two clones, and killed."""
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 
 from samebits.tracking import open_store
 from samebits.tracking.store import quiet_mlflow
-from tests.conftest import Repository
+from tests.conftest import Repository, copy_tree
 from tests.servers import TrackingServer, postgresql, program, tracking_server
 
 
@@ -37,7 +36,7 @@ def test_two_clones_log_to_one_server_and_a_killed_server_costs_no_result(
 ) -> None:
     uri = {"MLFLOW_TRACKING_URI": server.uri}
     second = Repository(tmp_path / "second")
-    shutil.copytree(done.root, second.root, symlinks=True)
+    copy_tree(done.root, second.root)
     # The result that both have: recorded afterwards, by both at once, and once.
     both = [repository.start("samebits", "track", is_warm=True, **uri) for repository in (done, second)]
     for process in both:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests import remotes
-from tests.conftest import Repository
+from tests.conftest import Repository, copy_tree
 from tests.remotes import Remote, clone
 
 CHECKPOINT = "data/model/checkpoint.safetensors"
@@ -181,7 +181,7 @@ def test_two_people_share_at_once_and_nothing_is_lost(quick: Repository, tmp_pat
     remote = remotes.folder(tmp_path / "team")
     remote.add_to(quick)
     second = Repository(tmp_path / "second")
-    shutil.copytree(quick.root, second.root, symlinks=True)
+    copy_tree(quick.root, second.root)
     both = [repository.start("samebits", "share", is_warm=True) for repository in (quick, second, quick)]
     for process in both:
         assert process.wait(timeout=120) == 0

@@ -99,14 +99,16 @@ def _contents(root: Path, folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_a_run_written_afterwards_is_the_one_that_was_logged_live(done: Repository, tmp_path: Path) -> None:
+def test_a_run_written_afterwards_is_the_one_that_was_logged_live(
+    done: Repository, lose_runs: LoseRuns, tmp_path: Path
+) -> None:
     done.run("git", "reset", "--quiet", "HEAD~1")  # as its result was when its run was logged: in no commit yet
     done.run(
         "dvc", "exp", "run", "--temp", "--name", "slower", "--set-param", "recipes.lab.train.optimizer.momentum=0.8"
     )
     live = contents(done.root, tmp_path / "live")
     assert len(live) == 2
-    lose_database(done)
+    lose_runs(done)
     assert track(done) == "1 new, 0 completed, 0 there already"
     assert track(done, "slower") == "1 new, 0 completed, 0 there already"
     written = contents(done.root, tmp_path / "afterwards")
@@ -174,11 +176,14 @@ def test_every_commit_and_experiment_has_one_run_however_many_track(known: Repos
     assert known.run("samebits", "track", "--all").stderr == ""  # nothing is missing
 
 
-def test_a_colleague_with_nothing_but_a_remote_has_every_run(known: Repository, tmp_path: Path) -> None:
+def test_a_colleague_with_nothing_but_a_remote_has_every_run(
+    known: Repository, empty_database: Path, tmp_path: Path
+) -> None:
     remote = remotes.folder(tmp_path / "team")
     remote.add_to(known)
     known.run("samebits", "share")
     second = clone(known, "second")
+    shutil.copy(empty_database, second.root)
     second.run("git", "fetch", "--quiet", "origin", "refs/exps/*:refs/exps/*")
     assert track(second, "--all") == "2 new, 0 completed, 0 there already"
     run = runs_of(open_store(second.root))[0]

@@ -150,6 +150,7 @@ def test_a_record_of_other_code_is_said_to_be_so_before_anything_runs(done: Repo
     assert result.errors[-1].startswith("error: HEAD (") and "could not be run" in result.errors[-1]
 
 
+@pytest.mark.usefixtures("untracked")
 def test_parameters_committed_without_their_result_are_named_with_what_they_change(done: Repository) -> None:
     recorded = (done.root / HISTORY).read_text().splitlines()[1].split(",")[2]
     done.edit(lambda values: values.update(seed=1))
@@ -173,6 +174,7 @@ def test_parameters_committed_without_their_result_are_named_with_what_they_chan
     assert result.line("different:").startswith("2 of 8 outputs of HEAD (")
 
 
+@pytest.mark.usefixtures("untracked")
 def test_a_record_that_does_not_come_out_is_named_from_its_first_output(done: Repository) -> None:
     rows = (done.root / HISTORY).read_text()
     other = rows.splitlines()[2].split(",")[2]

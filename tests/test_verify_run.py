@@ -14,13 +14,13 @@ import pytest
 
 from samebits.tracking import open_store
 from samebits.tracking.store import quiet_mlflow
-from tests.conftest import Repository, built_once
+from tests.conftest import Repository, built_once, copy_tree
 
 
 @pytest.fixture(scope="session")
 def tracked_template(known_template: Path, empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def build(root: Path) -> None:
-        shutil.copytree(known_template, root, symlinks=True)
+        copy_tree(known_template, root)
         shutil.copy(empty_database, root)
         shutil.rmtree(root / "mlartifacts", ignore_errors=True)
         Repository(root).run("samebits", "track", "--all")
@@ -34,7 +34,7 @@ def tracked(tracked_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     quiet_mlflow()
     root = tmp_path / "samebits"
-    shutil.copytree(tracked_template, root, symlinks=True)
+    copy_tree(tracked_template, root)
     with closing(sqlite3.connect(root / "mlflow.db")) as database, database:  # it names the template's artifacts
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             replaced = f"replace({column}, '{tracked_template}', '{root}')"
