@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def clone(tmp_path: Path) -> Path:
 
 def everything_known(root: Path) -> list[object]:
     head = git.commit(root)
-    known = [git.top_folder(root), head, git.experiment_names(root), git.commits_of(root, "a.txt"), git.tips(root)]
+    known = [head, git.experiment_names(root), git.commits_of(root, "a.txt"), git.tips(root)]
     return [
         *known,
         git.versions(root, "a.txt"),
@@ -69,11 +70,32 @@ def everything_known(root: Path) -> list[object]:
     ]
 
 
+@pytest.mark.parametrize("folder", [b"", b"sub/deeper/", b"caf\xe9/"], ids=["root", "folder", "not UTF-8"])
+def test_versions_are_found_by_a_pattern_in_every_folder(clone: Path, folder: bytes) -> None:
+    path = Path(os.fsdecode(folder), "x.dvc")
+    (clone / path).parent.mkdir(parents=True, exist_ok=True)
+    for number in range(2):
+        (clone / path).write_text(f"{number}")
+        run(clone, "add", "--all")
+        run(clone, "commit", "--quiet", "--message", "another")
+    (clone / path).unlink()
+    run(clone, "commit", "--quiet", "--all", "--message", "without")
+    run(clone, "checkout", "--quiet", "-b", "side", "HEAD~2")
+    (clone / path).write_text("side")
+    run(clone, "commit", "--quiet", "--all", "--message", "side")
+    run(clone, "checkout", "--quiet", "main")
+    with suppress(subprocess.CalledProcessError):
+        run(clone, "merge", "--quiet", "side")
+    (clone / path).write_text("merged")
+    run(clone, "add", "--all")
+    run(clone, "commit", "--quiet", "--message", "merged")
+    assert sorted(git.versions(clone, "a.dvc", "*.dvc")) == [b"0", b"1", b"merged", b"side"]
+
+
 def test_without_a_repository_or_a_commit_there_is_nothing_to_know(tmp_path: Path) -> None:
     assert not any(everything_known(tmp_path))
     run(tmp_path, "init", "--quiet")
-    top, *others = everything_known(tmp_path)
-    assert top == tmp_path and not any(others)
+    assert not any(everything_known(tmp_path))
 
 
 def damage_index(root: Path) -> None:
@@ -133,14 +155,14 @@ def test_a_clone_of_another_user_is_refused_with_the_line_that_git_offers(
 ) -> None:
     for path in (clone, clone / ".git"):
         os.chown(path, NOBODY, NOBODY)
-    for ask in (git.top_folder, git.commit, git.uncommitted, lambda root: git.read(root, "HEAD", "a.txt")):
+    for ask in (git.require_repository, git.commit, git.uncommitted, lambda root: git.read(root, "HEAD", "a.txt")):
         with pytest.raises(
             GitError, match=r"dubious ownership.*: if you trust its owner, run `git config --global --add safe"
         ):
             ask(clone)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
     run(tmp_path, "config", "--global", "--add", "safe.directory", str(clone))
-    assert git.top_folder(clone) == clone
+    assert git.require_repository(clone) == clone
 
 
 def test_a_machine_without_git(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ BROKEN = {
     ),
     "unknown source": (
         change("source: cifar10", "source: cifar100"),
-        ["data.source", "'cifar100'", "'cifar10', 'folder', 'shapes'"],
+        ["data.source", "'cifar100'", "'cifar10', 'folder' or 'shapes'"],
     ),
     "unknown normalization": (
         change("normalization: per_channel", "normalization: per_image"),

@@ -69,6 +69,13 @@ def test_a_lost_database_loses_nothing_that_ends_later(tmp_path: Path) -> None:
     assert database.take(["one", "two"]) == "two"
 
 
+@pytest.mark.parametrize("name", ["a%20b", "a?b", "ä #&;"])
+def test_a_database_lies_in_the_folder_whatever_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    Database(module.in_file(tmp_path / name / "search.db"), "a").register("rates")
+    assert (tmp_path / name / "search.db").is_file() and len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_database_that_cannot_be_used_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,7 +83,7 @@ def test_a_database_that_cannot_be_used_is_one_line(
     (tmp_path / "search.db").write_bytes(b"no database" * 1000)
     for url, words in (
         (f"sqlite:///{tmp_path}/search.db", "file is not a database.*remove it and start again"),
-        ("postgresql+psycopg2://me:secret@127.0.0.1:1/x", "the database .*127.0.0.1:1/x does not answer"),
+        ("postgresql+psycopg2://me:sec/secret@127.0.0.1:1/x", "the database .*127.0.0.1:1/x does not answer"),
         ("nothing", "nothing is no address of a database"),
         ("postgresql+psycopg2://me@host:PORT/x", "is no address of a database"),
         ("sqlite:////proc/nowhere/search.db", "cannot be used .*unable to open"),

@@ -66,6 +66,9 @@ AUGMENTED = [
     )
     for number in range(12)
 ]
+MOMENTUM = "recipes.lab.train.optimizer.momentum"
+UNEVEN = {RATE: PARAMETERS[RATE], MOMENTUM: {"low": 0.0, "high": 0.95, "step": 0.1}}
+EQUAL = [replace(each, values=each.values | {MOMENTUM: 0.1 * (each.number % 3)}) for each in ONE]
 FAILED = [replace(each, state="failed", objective=None) for each in trials(3)]
 
 
@@ -78,10 +81,21 @@ FAILED = [replace(each, state="failed", objective=None) for each in trials(3)]
         (search_file(), FAILED, ["No trial is complete: 3 failed."]),
         (search_file(), [], ["No trial is complete: none has run."]),
         (search_file(parameters={RATE: PARAMETERS[RATE]}), ONE, ["50.00 %"]),
+        (search_file(parameters=UNEVEN), EQUAL, ["50.00 %"]),
         (search_file(parameters=CHOICES), AUGMENTED, ["{std: 0.1, name: normal}", "[{name: flip}]"]),
     ],
-    ids=["loss", "tpe", "one trial", "all failed", "no trial", "one parameter, equal objectives", "choices"],
+    ids=[
+        "loss",
+        "tpe",
+        "one trial",
+        "all failed",
+        "no trial",
+        "one parameter, equal objectives",
+        "a step that does not divide its range, equal objectives",
+        "choices",
+    ],
 )
+@pytest.mark.filterwarnings("error")
 def test_every_search_has_a_page(
     file: SearchFile, tried: list[Trial], expected: list[str], browser: Browser, tmp_path: Path
 ) -> None:

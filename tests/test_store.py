@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from samebits.errors import UserError
-from samebits.repository.origin import Origin
+from samebits.repository.git import Origin
 from samebits.tracking import open_store, runs, store_errors
 from samebits.tracking import store as stores
 from samebits.tracking.store import Store

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from samebits.repository import git
-from samebits.repository.origin import Origin
+from samebits.repository.git import Origin
 from samebits.tracking import Recorder, RunContent, content_md5, find_run, open_store, runs, tracking_uri
 from samebits.tracking.store import Store, quiet_mlflow
 from tests.conftest import FOREIGN, PROGRAMS, Repository
@@ -47,7 +47,7 @@ TRAINING = f"""
 import sys, time
 from pathlib import Path
 from dataclasses import replace
-from samebits.repository.origin import Origin
+from samebits.repository.git import Origin
 from samebits.tracking import Recorder, RunContent
 root, seed, end = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 parameters = {PARAMETERS!r} | {{"seed": seed}}

@@ -97,14 +97,6 @@ class Folder(Section):
     broken: Literal["stop", "skip"] = "stop"
 
 
-def _source(name: str) -> str:
-    if name not in (sources := parts.data_sources()):
-        raise PydanticCustomError(
-            "unknown_source", "Input should be one of {sources}", {"sources": ", ".join(map(repr, sources))}
-        )
-    return name
-
-
 def _data_path(path: str) -> str:
     if path.startswith("~"):
         whole = os.path.expanduser(path)
@@ -118,7 +110,7 @@ def _data_path(path: str) -> str:
 class Data(Section):
     """What prepare depends on."""
 
-    source: Annotated[str, AfterValidator(_source)]
+    source: Literal[*parts.data_sources()]  # type: ignore[valid-type]
     path: Annotated[str, Field(min_length=1), AfterValidator(_data_path)]
     seed: Seed
     num_validation: CountOrZero

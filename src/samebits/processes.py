@@ -1,9 +1,15 @@
-"""Processes: whether one that was noted down still runs, and how many cores this one may use."""
+"""Processes: whether one still runs, when one has to end, how many cores this one may use, and for how long it waits."""
 
 import os
 import platform
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent import futures
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 
 def num_cores() -> int:
@@ -23,6 +29,38 @@ def is_alive(pid: int, since: float) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < since + 2
     except psutil.NoSuchProcess:
         return False
+
+
+def end_with(parent: int) -> None:
+    """Let this process be told to end (SIGTERM) soon after the process `parent`, which started it, has, however that ended."""
+    started = time.time()
+
+    def watch() -> None:
+        while is_alive(parent, started):
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def in_time(seconds: float, ask: Callable[[], Any]) -> Any:
+    """Return what `ask` returns or raise what it raises. Raises TimeoutError if it takes longer.
+
+    On a thread: the time-out of a request starts again with each byte, and the look-up of a name has none.
+    """
+    future: futures.Future[Any] = futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(ask())
+        except BaseException as error:
+            future.set_exception(error)
+
+    # A thread of our own: Python waits for those of an executor before it exits.
+    threading.Thread(target=run, daemon=True).start()
+    if not futures.wait([future], seconds).done:
+        raise TimeoutError(f"no complete answer within {seconds:.0f} s")
+    return future.result()
 
 
 def numbered_in() -> str:

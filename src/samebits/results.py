@@ -28,7 +28,7 @@ from samebits.repository import cache as caches
 from samebits.repository import dvc_lock, git
 from samebits.repository.digests import md5_if_readable, md5_of
 from samebits.repository.dvc_lock import Record
-from samebits.repository.origin import Origin
+from samebits.repository.git import Origin
 from samebits.repository.remote import open_remote
 
 WORKSPACE = "workspace"
@@ -97,7 +97,12 @@ class Result:
                     return content
         except UserError as error:
             why = f" ({error})"
-        raise self._missing(path, why)
+        if self.is_workspace:
+            raise UserError(f"{path} is not in the workspace as dvc.lock records it: run `dvc pull` or `dvc repro`")
+        raise UserError(
+            f"{path} of {self} is neither in DVC's cache nor on its remote{why}: run `dvc push` where it was made, "
+            f"or make it again: git checkout {self.commit[:7]}, dvc repro"
+        )
 
     def require(self, path: str) -> bytes:
         """Return the content of an output. Raises UserError, which says what to do, if it is nowhere to be found."""
@@ -105,14 +110,6 @@ class Result:
             raise UserError(f"{self} records no {path}: run `dvc repro` there and commit dvc.lock")
         content = self.at_hand(path)
         return self._from_remote(path, md5) if content is None else content
-
-    def _missing(self, path: str, why: str = "") -> UserError:
-        if self.is_workspace:
-            return UserError(f"{path} is not in the workspace as dvc.lock records it: run `dvc pull` or `dvc repro`")
-        return UserError(
-            f"{path} of {self} is neither in DVC's cache nor on its remote{why}: run `dvc push` where it was made, "
-            f"or make it again: git checkout {self.commit[:7]}, dvc repro"
-        )
 
     @contextmanager
     def copied(self, path: str) -> Iterator[Path]:

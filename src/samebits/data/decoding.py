@@ -1,8 +1,6 @@
 """Many image files, decoded by up to eight processes, in order and in constant memory."""
 
 import os
-import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -13,6 +11,7 @@ from math import prod
 from samebits.data import images
 from samebits.data.images import FileImage, UnreadableImage
 from samebits.errors import UserError
+from samebits.processes import end_with
 
 _FILES_PER_TASK = 64
 _BYTES_PER_TASK = 2**22  # of decoded images
@@ -36,7 +35,7 @@ def decode(paths: Sequence[str], image_shape: tuple[int, int, int]) -> Iterator[
     from joblib.externals.loky import ProcessPoolExecutor
 
     num_processes = min(cpu_count(), _MAX_PROCESSES)
-    with ProcessPoolExecutor(num_processes, initializer=_exit_after, initargs=(os.getpid(),)) as executor:
+    with ProcessPoolExecutor(num_processes, initializer=end_with, initargs=(os.getpid(),)) as executor:
         parts = (paths[start : start + size] for start in range(0, len(paths), size))
         tasks = (executor.submit(_read, part, image_shape) for part in parts)
         try:
@@ -46,17 +45,6 @@ def decode(paths: Sequence[str], image_shape: tuple[int, int, int]) -> Iterator[
                 waiting.extend(islice(tasks, 1))
         except BrokenProcessPool:
             raise UserError("a process that reads images was killed: is there enough memory?") from None
-
-
-def _exit_after(parent: int) -> None:
-    """Exit soon after the process `parent` has, however it ended: nobody would read these images."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _read(paths: Sequence[str], image_shape: tuple[int, int, int]) -> list[Outcome]:

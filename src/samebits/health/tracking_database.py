@@ -10,7 +10,8 @@ from pathlib import Path
 
 from samebits.health import stale_locks
 from samebits.health.check_result import CheckResult, note, ok, shown, wrong
-from samebits.tracking.store import in_time, quiet_mlflow, tracking_uri, without_password
+from samebits.processes import in_time
+from samebits.tracking.store import quiet_mlflow, tracking_uri, without_password
 
 _ANSWER_SECONDS = 4.0
 _MOVE_AWAY = "move it away; no result is in it, and the next run makes a new one"

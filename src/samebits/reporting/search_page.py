@@ -11,7 +11,6 @@ from samebits.search.confirmation import Confirmation
 from samebits.search.objective import OBJECTIVES, Objective
 from samebits.search.search_file import Parameter, SearchFile
 from samebits.search.trials import Trial, best_first
-from samebits.search.tuning_curve import Band
 
 _NUM_SHOWN = 12  # rows of the table of trials that are not folded away
 
@@ -35,7 +34,11 @@ def search_page(search_file: SearchFile, trials: Sequence[Trial], confirmation: 
         "file": _file(search_file),
     }
     if trials:
-        page["progress"] = search_charts.progress(objective, trials, _band(search_file, objective, trials))
+        band = None
+        if search_file.sampler == "random":  # other samplers' trials are not independent
+            values = [value for _, value in ranked] + [objective.worst] * (len(trials) - len(ranked))
+            band = tuning_curve.band(values, objective.support, objective.is_lower_better)
+        page["progress"] = search_charts.progress(objective, trials, band)
         page["parallel"] = search_charts.parallel_coordinates(objective, search_file.parameters, names, trials)
     if ranked:
         winner = ranked[0][0]
@@ -69,15 +72,6 @@ def _sentence(
 def _counts(trials: Sequence[Trial]) -> str:
     states = [trial.state for trial in trials]
     return ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed") if state in states)
-
-
-def _band(search_file: SearchFile, objective: Objective, trials: Sequence[Trial]) -> Band | None:
-    """Return the band of the best of independent trials; other samplers' trials are not independent."""
-    values = [value for _, value in best_first(trials, search_file.is_maximized)]
-    values += [objective.worst] * (len(trials) - len(values))
-    if search_file.sampler != "random":
-        return None
-    return tuning_curve.band(values, objective.support, objective.is_lower_better)
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:

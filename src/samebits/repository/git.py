@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -32,17 +33,22 @@ class GitError(UserError):
     """Git is missing, refuses or fails. Its text is one line: git's own reason, and what to do."""
 
 
-def top_folder(folder: Path) -> Path | None:
-    """Return the root of the repository that `folder` is in."""
-    output = _text(folder, "rev-parse", "--show-toplevel")
-    return Path(output) if output else None
+@dataclass(frozen=True)
+class Origin:
+    """Where the code and the parameters of a result come from: a commit, or none, and how the files differed from it."""
+
+    commit: str | None
+    patch: bytes
+    experiment: str | None
+    files: dict[str, bytes] = field(default_factory=dict)  # params.yaml and dvc.yaml
+    is_dirty: bool = False  # the commit alone would not give this result: also true if the patch was not kept
 
 
 def require_repository(folder: Path) -> Path:
     """Return the root of the repository that `folder` is in. Raises UserError if it is in none."""
-    if (root := top_folder(folder)) is None:
+    if not (root := _text(folder, "rev-parse", "--show-toplevel")):
         raise UserError(f"{folder} is in no git repository: run this in a clone of samebits, made by `git clone`")
-    return root
+    return Path(root)
 
 
 def has_identity(workspace: Path) -> bool:
@@ -148,10 +154,13 @@ def versions(workspace: Path, *paths: str, published: bool = False) -> list[byte
     If `published`, only in commits on the branches of git's remotes, as they were fetched or pushed last.
     """
     roots = ("--remotes",) if published else (*_heads(workspace), f"--glob={_EXPERIMENTS}")
-    listed = _git(workspace, "rev-list", "--objects", "--full-history", *roots, "--", *paths).decode()
-    named = dict(line.split(" ", 1) for line in listed.splitlines() if " " in line)
+    commits = _git(workspace, "rev-list", "--full-history", *roots, "--", *paths)
+    # Not `rev-list --objects`, which finds nothing in folders by a pattern such as *.dvc.
+    options = ("--stdin", "-r", "-m", "--root", "--no-commit-id")
+    changes = _git(workspace, "diff-tree", *options, "--", *paths, given=commits).decode(errors="replace")
+    names = dict.fromkeys(line.split()[3] for line in changes.splitlines())
     with reader(workspace) as read_object:
-        return [content for name in named if (content := read_object(name)) is not None]
+        return [content for name in names if (content := read_object(name)) is not None]
 
 
 def files(workspace: Path) -> set[str]:

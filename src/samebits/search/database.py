@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sql
@@ -42,6 +43,11 @@ _TASKS = sql.Table(
 )
 
 Answer = TypeVar("Answer")
+
+
+def in_file(path: Path) -> str:
+    """Return the address of a SQLite database in the file `path`, whatever characters its name has."""
+    return str(sql.URL.create("sqlite", database=str(path)))
 
 
 class Database:

@@ -4,6 +4,7 @@ Watanabe, Bansal and Hutter, PED-ANOVA: Efficiently Quantifying Hyperparameter I
 compares where the best trials lie with where all lie, draws nothing, and looks at one parameter at a time.
 """
 
+import warnings
 from collections.abc import Sequence
 
 from samebits.search import proposals
@@ -24,11 +25,12 @@ def importances(search_file: SearchFile, trials: Sequence[Trial]) -> dict[str, f
     if len(ranked) < MIN_TRIALS or len(search_file.parameters) < 2:
         return {}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="maximize" if search_file.is_maximized else "minimize")
-    distributions = {key: proposals.distribution(each) for key, each in search_file.parameters.items()}
-    for trial, value in ranked:
-        values = proposals.in_optuna(search_file, trial.values)
-        study.add_trial(optuna.create_trial(params=values, distributions=distributions, value=value))
-    evaluator = PedAnovaImportanceEvaluator(target_quantile=max(_BEST_SHARE, _MIN_BEST / len(ranked)))
-    found = get_param_importances(study, evaluator=evaluator, params=sorted(distributions))
+    with warnings.catch_warnings(action="ignore"):  # a range that its step does not divide, trials that are all alike
+        study = optuna.create_study(direction="maximize" if search_file.is_maximized else "minimize")
+        distributions = {key: proposals.distribution(each) for key, each in search_file.parameters.items()}
+        for trial, value in ranked:
+            values = proposals.in_optuna(search_file, trial.values)
+            study.add_trial(optuna.create_trial(params=values, distributions=distributions, value=value))
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=max(_BEST_SHARE, _MIN_BEST / len(ranked)))
+        found = get_param_importances(study, evaluator=evaluator, params=sorted(distributions))
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))

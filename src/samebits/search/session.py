@@ -21,7 +21,7 @@ from samebits.repository import git
 from samebits.search import conclusion, search_file
 from samebits.search.agenda import Agenda
 from samebits.search.confirmation import Confirmation
-from samebits.search.database import ADDRESS, Database
+from samebits.search.database import ADDRESS, Database, in_file
 from samebits.search.runner import Project
 from samebits.search.search_file import SearchFile
 from samebits.search.trials import Trial, digest, winner
@@ -67,7 +67,7 @@ def run(root: Path, path: Path, num_workers: int) -> Outcome:
     Prints each trial in its turn. Raises UserError if the file describes no search that can run, or all workers have stopped.
     """
     search = search_file.load(path)
-    url = os.environ.get(ADDRESS) or f"sqlite:///{root / paths.SEARCHES}"
+    url = os.environ.get(ADDRESS) or in_file(root / paths.SEARCHES)
     project = _project(root, path, is_shared=bool(os.environ.get(ADDRESS)))
     search.require(project.settings, path.name)
     search_id = project.search_sha256(search)

@@ -17,7 +17,7 @@ from statistics import fmean
 
 from samebits import portability
 from samebits.errors import UserError, as_one_line
-from samebits.processes import is_alive
+from samebits.processes import end_with
 from samebits.search.agenda import Agenda
 from samebits.search.database import ADDRESS, LEASE_SECONDS, Database
 from samebits.search.proposals import Values
@@ -114,14 +114,6 @@ def _kept(database: Database, name: str) -> Iterator[None]:
         database.release(name)
 
 
-def _follow(parent: int) -> None:
-    """End this process when the process that started it has ended."""
-    started = time.time()
-    while is_alive(parent, started):
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def _end(number: int, _: object) -> None:
     signal.signal(number, signal.SIG_IGN)  # a second one would interrupt what ends this process
     sys.exit(128 + number)
@@ -133,7 +125,7 @@ def main(root: str, commit: str, is_shared: str, search: str, search_id: str, lo
     portability.hold()  # before numpy is imported: the same proposals on every x86-64 processor with AVX2
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal, whose Ctrl-C the parent passes on
     signal.signal(signal.SIGTERM, _end)
-    threading.Thread(target=_follow, args=(int(parent),), daemon=True).start()
+    end_with(int(parent))
     with as_one_line():
         file = SearchFile.model_validate_json(search)
         project = Project(Path(root), commit, is_shared == "True")

@@ -136,6 +136,7 @@ def _undo_command(inputs: Inputs, changes: list[Change]) -> str:
         or patch is None
         or not paths <= in_commit.keys()
         or any(f" b/{path}\n".encode() in patch or path in inputs.data for path in paths)
+        or not all(map(str.isascii, paths))  # a patch quotes such a path
     ):
         return ""
     return f" (`git checkout {commit[:DIGITS]} -- {shlex.join(sorted(paths))}`)"

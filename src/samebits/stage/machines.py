@@ -154,11 +154,7 @@ class First(_Machine):
         return known[:number]
 
     def _computing(self, machines: list[int]) -> int:
-        numbers = [
-            self._others[each].num_processes if each else self._num_processes
-            for each in machines
-            if each in {0, *self._others}
-        ]
+        numbers = [self._others[each].num_processes if each else self._num_processes for each in machines]
         return num_computing(sum(numbers), self._num_shards)
 
 

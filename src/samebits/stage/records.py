@@ -9,8 +9,7 @@ from samebits.errors import UserError, listed
 from samebits.paths import PARAMETERS, PIPELINE
 from samebits.repository import dvc_lock
 from samebits.repository.digests import path_md5
-from samebits.repository.git import GitError
-from samebits.repository.origin import Origin
+from samebits.repository.git import GitError, Origin
 from samebits.stage import changes
 from samebits.stage.changes import DIGITS, Change
 from samebits.stage.inputs import Inputs, covers

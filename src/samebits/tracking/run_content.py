@@ -9,7 +9,7 @@ from typing import Any
 from samebits.paths import METRICS, MODEL_ENVIRONMENT, PIPELINE
 from samebits.repository.digests import md5_of
 from samebits.repository.dvc_lock import Output
-from samebits.repository.origin import Origin
+from samebits.repository.git import Origin
 
 # The artifact that lists every output with its hash, for `samebits verify --run`.
 OUTPUTS = "outputs.json"

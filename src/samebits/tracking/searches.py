@@ -23,12 +23,8 @@ def group(root: Path, search_id: str, name: str, experiments: Collection[str], m
             store.client.set_terminated(parent, "FINISHED")
         for key, value in metrics.items():
             store.client.log_metric(parent, key, value)
-        token, named = None, f"tags.`samebits.experiments` LIKE '%{name}-%'"
-        while True:
-            page = store.client.search_runs([store.experiment_id], named, page_token=token)
-            for run in page:
-                is_mine = not set(run.data.tags["samebits.experiments"].split()).isdisjoint(experiments)
-                if is_mine and run.data.tags.get(PARENT) != parent:
-                    store.client.set_tag(run.info.run_id, PARENT, parent)
-            if not (token := page.token):
-                break
+        named = f"tags.`samebits.experiments` LIKE '%{name}-%'"
+        for run in store.client.search_runs([store.experiment_id], named, max_results=50_000):  # MLflow's limit
+            is_mine = not set(run.data.tags["samebits.experiments"].split()).isdisjoint(experiments)
+            if is_mine and run.data.tags.get(PARENT) != parent:
+                store.client.set_tag(run.info.run_id, PARENT, parent)

@@ -5,9 +5,7 @@ import re
 import shlex
 import sqlite3
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from concurrent import futures
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +16,7 @@ from urllib.request import url2pathname
 
 from samebits.errors import UserError
 from samebits.paths import ARTIFACTS, DATABASE
+from samebits.processes import in_time
 from samebits.repository.digests import md5_of
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def tracking_uri(root: Path) -> str:
 
 def without_password(text: str) -> str:
     """Return `text` without the user names and passwords of addresses in it."""
-    return re.sub(r"//[^/@\s]+@", "//", text)
+    return re.sub(r"//[^/@\s]*(:[^@\s]*)?@", "//", text)  # a password may hold slashes
 
 
 def quiet_mlflow() -> None:
@@ -168,26 +167,6 @@ class _TimeLimited:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         call = getattr(self._client, name)
         return lambda *arguments, **options: in_time(CALL_SECONDS, partial(call, *arguments, **options))
-
-
-def in_time(seconds: float, ask: Callable[[], Any]) -> Any:
-    """Return what `ask` returns or raise what it raises. Raises TimeoutError if it takes longer.
-
-    On a thread: the time-out of a request starts again with each byte, and the look-up of a name has none.
-    """
-    future: futures.Future[Any] = futures.Future()
-
-    def run() -> None:
-        try:
-            future.set_result(ask())
-        except BaseException as error:
-            future.set_exception(error)
-
-    # A thread of our own: Python waits for those of an executor before it exits.
-    threading.Thread(target=run, daemon=True).start()
-    if not futures.wait([future], seconds).done:
-        raise TimeoutError(f"no complete answer within {seconds:.0f} s")
-    return future.result()
 
 
 def _experiment(client: "MlflowClient", artifact_location: str | None) -> "Experiment":

@@ -7,7 +7,6 @@ import socket
 import ssl
 import tarfile
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from samebits import params
 from samebits.data.raw import RawDataset, RawSplit, on_disk
 from samebits.errors import UserError
+from samebits.processes import in_time
 
 FOLDER = "cifar-10-batches-py"
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -56,7 +56,9 @@ def inspect(data: params.Data, root: Path) -> tuple[Literal["ok", "note"], str]:
     """Check every file against its MD5, if the data is there. Raises UserError if one is wrong."""
     if not is_available(root / data.path):
         return "note", "CIFAR-10's raw files are not here; only prepare needs them, and downloads them"
-    read(data, root)
+    dataset = _published()
+    with _batches(root / data.path, dataset) as folder:
+        _require_published(folder, dataset)
     return "ok", "CIFAR-10's raw files have their published MD5s"
 
 
@@ -68,13 +70,10 @@ def load(raw: Path, dataset: Any = None) -> RawDataset:
     and MD5s. Raises UserError, naming the file that is wrong.
     """
     dataset = dataset or _published()
-    chosen = os.environ.get("SAMEBITS_DATA")
     if not is_available(raw):
         download(raw, dataset)
-    # A relative path starts at the repository, even if a temporary experiment runs in a folder of its own.
-    folder = Path(os.environ.get("DVC_ROOT", "")) / chosen if chosen else raw
-    with _extracted(folder, bool(chosen), dataset) as root:
-        train, test = (_read_split(root, is_train, bool(chosen), dataset) for is_train in (True, False))
+    with _batches(raw, dataset) as folder:
+        train, test = (_read_split(folder, is_train, dataset) for is_train in (True, False))
     return RawDataset(CLASS_NAMES, train, test)
 
 
@@ -82,7 +81,7 @@ def is_available(raw: Path) -> bool:
     """Return whether no download is needed: the data is in `raw`, or the user has named a folder of their own."""
     # A dangling link counts as well: the user has to repair it, so it must not be downloaded silently.
     found = (path.exists() or path.is_symlink() for path in (raw / FOLDER, raw / ARCHIVE))
-    return bool(os.environ.get("SAMEBITS_DATA")) or raw.is_file() or any(found)
+    return bool(_chosen()) or raw.is_file() or any(found)
 
 
 def download(raw: Path, dataset: Any = None) -> None:
@@ -113,6 +112,11 @@ def download(raw: Path, dataset: Any = None) -> None:
         socket.setdefaulttimeout(before)
 
 
+def _chosen() -> str | None:
+    """Return the folder or archive that the user has named instead of `data.path`."""
+    return os.environ.get("SAMEBITS_DATA")
+
+
 def _published() -> Any:
     from samebits.data.vision import CIFAR10  # here, because importing torchvision takes seconds
 
@@ -120,23 +124,12 @@ def _published() -> Any:
 
 
 def _require_answer(url: str, raw: Path) -> None:
-    """Raise DownloadFailed unless the server answers in time. In a thread, because name look-ups have no timeout."""
-    problem = f"did not answer within {_TIMEOUT_SECONDS:.0f} seconds"
-
-    def ask() -> None:
-        nonlocal problem
-        try:
-            request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "samebits"})
-            urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS).close()
-            problem = ""
-        except Exception as error:  # whatever it is, the answer is no
-            problem = f"could not be reached ({error})"
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_TIMEOUT_SECONDS)
-    if problem:
-        raise DownloadFailed(f"{url} {problem}", raw)
+    """Raise DownloadFailed unless the server answers in time."""
+    request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "samebits"})
+    try:
+        in_time(_TIMEOUT_SECONDS, lambda: urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS).close())
+    except Exception as error:  # whatever it is, the answer is no
+        raise DownloadFailed(f"{url} could not be reached ({error})", raw) from None
 
 
 def _remove_leftovers(raw: Path) -> None:
@@ -148,13 +141,15 @@ def _remove_leftovers(raw: Path) -> None:
 
 
 @contextmanager
-def _extracted(folder: Path, is_chosen: bool, dataset: Any) -> Iterator[Path]:
-    """Yield a folder that holds the batches: `folder` itself, or a temporary one with the extracted archive."""
+def _batches(raw: Path, dataset: Any) -> Iterator[Path]:
+    """Yield a folder that holds the batches: the user's or `raw`, or a temporary one with the extracted archive."""
+    # A relative path starts at the repository, even if a temporary experiment runs in a folder of its own.
+    folder = Path(os.environ.get("DVC_ROOT", "")) / chosen if (chosen := _chosen()) else raw
     archive = folder if folder.is_file() else folder / ARCHIVE
     if (folder / FOLDER).is_dir():
         yield folder
     elif archive.is_file():
-        _require_published(archive, dataset.tgz_md5, is_chosen)
+        _require_md5(archive, dataset.tgz_md5)
         with tempfile.TemporaryDirectory(prefix="samebits-") as temporary:
             try:
                 with tarfile.open(archive) as tar:
@@ -166,22 +161,21 @@ def _extracted(folder: Path, is_chosen: bool, dataset: Any) -> Iterator[Path]:
                 raise UserError(f"{what}: free some space there, or set TMPDIR to another folder") from error
             yield Path(temporary)
     else:
-        variable = "SAMEBITS_DATA" if is_chosen else "data.path"
+        variable = "SAMEBITS_DATA" if chosen else "data.path"
         what = f"which holds neither {FOLDER} nor {ARCHIVE}" if folder.is_dir() else "which does not exist"
         raise UserError(f"{variable} names {folder}, {what}: put the folder {FOLDER} or the file {ARCHIVE} there")
 
 
-def _read_split(root: Path, is_train: bool, is_chosen: bool, dataset: Any) -> RawSplit:
+def _read_split(folder: Path, is_train: bool, dataset: Any) -> RawSplit:
     labels: list[int] = []
 
     def batches() -> Iterator[NDArray[np.uint8]]:
         for file in dataset.train_list if is_train else dataset.test_list:
             one = type("OneBatch", (dataset,), {"train_list": [file], "test_list": []})
             try:
-                batch = one(root)
+                batch = one(folder)
             except RuntimeError:  # torchvision found a wrong file, and does not say which
-                for name, md5 in [file, (dataset.meta["filename"], dataset.meta["md5"])]:
-                    _require_published(root / FOLDER / name, md5, is_chosen)
+                _require_published(folder, dataset)
                 raise
             labels.extend(batch.targets)
             yield batch.data
@@ -190,8 +184,13 @@ def _read_split(root: Path, is_train: bool, is_chosen: bool, dataset: Any) -> Ra
     return RawSplit(images, np.array(labels, dtype=np.int64))
 
 
-def _require_published(path: Path, md5: str, is_chosen: bool) -> None:
-    """Raise UserError, with the remedy, unless the file has its published MD5."""
+def _require_published(folder: Path, dataset: Any) -> None:
+    """Raise UserError, with the remedy, unless each batch in `folder` has its published MD5."""
+    for name, md5 in [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]:
+        _require_md5(folder / FOLDER / name, md5)
+
+
+def _require_md5(path: Path, md5: str) -> None:
     from samebits.data.vision import check_integrity
 
     if check_integrity(path, md5):
@@ -199,5 +198,5 @@ def _require_published(path: Path, md5: str, is_chosen: bool) -> None:
     what = f"is damaged: its MD5 is not {md5}" if path.is_file() else "is missing"
     # A batch is downloaded with all the others or not at all.
     removable = path.parent if path.parent.name == FOLDER else path
-    remedy = "repair what SAMEBITS_DATA names" if is_chosen else f"remove {removable} to download it again"
+    remedy = "repair what SAMEBITS_DATA names" if _chosen() else f"remove {removable} to download it again"
     raise UserError(f"{path} {what}; {remedy}")
