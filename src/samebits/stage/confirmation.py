@@ -50,8 +50,9 @@ def leave_behind(inputs: Inputs, outputs: Mapping[str, str]) -> None:
         if is_wrong:
             _remove_experiment(inputs, outputs)
     except BaseException as error:
-        with suppress(FileNotFoundError):  # the repository itself has been removed: nothing is left to confirm
-            os.getcwd()
+        if (
+            Path(LOCK).exists() and Path(".dvc").exists()
+        ):  # else the repository is being removed: nothing is left to confirm
             _say(
                 f"warning: the record of {inputs.stage} in {LOCK} could not be confirmed ({error!r}): run `samebits check`"
             )
