@@ -9,6 +9,8 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 # Machines take these from different indexes, as CPU or CUDA builds of one version: no hash fits all.
 WITHOUT_HASH = ("torch", "torchvision")
+# That of `python -m venv` may be years old, and take three times as long to install the product.
+PIP = "pip==26.3"
 
 
 def pinned() -> dict[str, list[str]]:
@@ -17,7 +19,7 @@ def pinned() -> dict[str, list[str]]:
     lines = [line for name in ("compute.lock", "requirements.lock") for line in (ROOT / name).read_text().splitlines()]
     pins = [line for line in lines if line and not line.startswith("#") and line.split("==")[0] not in WITHOUT_HASH]
     return {
-        "build": project["build-system"]["requires"],
+        "build": [*project["build-system"]["requires"], PIP],
         "product": pins,
         "dev": project["project"]["optional-dependencies"]["dev"],
     }
