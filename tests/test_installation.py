@@ -60,8 +60,8 @@ def test_a_package_that_was_tampered_with_is_refused(installer: str, tmp_path: P
     for name in ("Makefile", "pyproject.toml", "compute.lock", "requirements.lock"):
         shutil.copy2(PROJECT / name, root)
     locked = root / "hashes/build.txt"
-    name, version = PIN.findall(locked.read_text())[-1][:2]  # not pip itself
-    fake = wheel(index, name, version)
+    for name, version, _ in PIN.findall(locked.read_text()):
+        fake = wheel(index, name, version)
     venv.create(root / ".venv")
     if installer == "uv":
         require_program("uv", "pip install uv")
