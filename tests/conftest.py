@@ -159,6 +159,7 @@ def require_program(program: str, package: str) -> None:
 
 def copy_tree(source: Path, target: Path) -> None:
     """Copy a folder as it is, links and times too: sooner than Python does, with the hundreds of files of a repository."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["cp", "-a", str(source), str(target)], check=True)
 
 
