@@ -50,9 +50,8 @@ def leave_behind(inputs: Inputs, outputs: Mapping[str, str]) -> None:
         if is_wrong:
             _remove_experiment(inputs, outputs)
     except BaseException as error:
-        if (
-            Path(LOCK).exists() and Path(".dvc").exists()
-        ):  # else the repository is being removed: nothing is left to confirm
+        # Else the repository is being removed, and nothing is left to confirm.
+        if Path(LOCK).exists() and Path(".dvc").exists():
             _say(
                 f"warning: the record of {inputs.stage} in {LOCK} could not be confirmed ({error!r}): run `samebits check`"
             )
