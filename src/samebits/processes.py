@@ -43,21 +43,26 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def in_thread(call: Callable[[], Any]) -> "futures.Future[Any]":
+    """Call in a thread that keeps this process from nothing, should the call never return; Python waits for an executor's."""
+    future: futures.Future[Any] = futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
 def in_time(seconds: float, ask: Callable[[], Any]) -> Any:
     """Return what `ask` returns or raise what it raises. Raises TimeoutError if it takes longer.
 
     On a thread: the time-out of a request starts again with each byte, and the look-up of a name has none.
     """
-    future: futures.Future[Any] = futures.Future()
-
-    def run() -> None:
-        try:
-            future.set_result(ask())
-        except BaseException as error:
-            future.set_exception(error)
-
-    # A thread of our own: Python waits for those of an executor before it exits.
-    threading.Thread(target=run, daemon=True).start()
+    future = in_thread(ask)
     if not futures.wait([future], seconds).done:
         raise TimeoutError(f"no complete answer within {seconds:.0f} s")
     return future.result()

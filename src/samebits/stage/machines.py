@@ -13,13 +13,14 @@ from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 from torch.distributed import DistError, PrefixStore, Store, TCPStore
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousStoreInfo
 
 from samebits.errors import printable
+from samebits.processes import in_thread
 from samebits.stage.addresses import ANSWER_SECONDS, STORE_TIMEOUT, Address, LostError
 from samebits.training.parallel import num_computing
 
@@ -158,20 +159,6 @@ class First(_Machine):
         return num_computing(sum(numbers), self._num_shards)
 
 
-def _in_thread(call: Callable[[], Any]) -> "futures.Future[Any]":
-    """Call in a thread that keeps this process from nothing, should the call never return."""
-    future: futures.Future[Any] = futures.Future()
-
-    def work() -> None:
-        try:
-            future.set_result(call())
-        except Exception as error:
-            future.set_exception(error)
-
-    Thread(target=work, daemon=True).start()
-    return future
-
-
 class Joined(_Machine):
     """A machine that helps the first one at `address`.
 
@@ -187,7 +174,7 @@ class Joined(_Machine):
         self._heard = time.monotonic()
         self._is_leaving = Event()
         try:
-            self.terms = _in_thread(self._connect).result(ANSWER_SECONDS)
+            self.terms = in_thread(self._connect).result(ANSWER_SECONDS)
         except (futures.TimeoutError, DistError, ValueError):
             raise LostError(f"{address}: what answers there is no training of samebits") from None
 
@@ -199,7 +186,7 @@ class Joined(_Machine):
 
     def enter(self) -> None:
         """Offer this machine to the first one."""
-        self._beating = _in_thread(self._beat)
+        self._beating = in_thread(self._beat)
 
     def leave(self) -> None:
         """Tell the first machine that this one leaves, if it can be told."""
