@@ -178,6 +178,14 @@ def make_tiny(values: dict) -> None:
         recipe["model"] |= NARROW.get(recipe["model"]["name"], {})
 
 
+def slow_down(repository: Repository, seconds: float) -> None:
+    """Let each step of its trainings take so many seconds more, in which they leave the processor to others."""
+    loop = repository.root / "src/samebits/training/loop.py"
+    slow = loop.read_text().replace("self.step += 1\n", f"self.step += 1\n        time.sleep({seconds})\n")
+    assert "sleep" in slow
+    loop.write_text(slow)
+
+
 def project_files() -> list[str]:
     """Return the files that a clone of the project would hold, without the tests, the recorded result and large pictures."""
     listed = subprocess.run(

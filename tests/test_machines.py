@@ -20,7 +20,7 @@ from torch.distributed import HashStore
 from samebits import paths
 from samebits.stage import addresses, machines
 from samebits.training.parallel import num_computing
-from tests.conftest import Repository, copy_tree, require_program
+from tests.conftest import Repository, copy_tree, require_program, slow_down
 from tests.test_cifar10 import NEEDS_MOUNT, small_disk
 from tests.test_kill import points, wait_until
 
@@ -171,10 +171,7 @@ def expected(network: list[Machine]) -> str:
     assert process.returncode == 0, output
     shutil.rmtree(first.repository.root / ".samebits")
     for each in network:
-        loop = each.repository.root / "src/samebits/training/loop.py"
-        slow = loop.read_text().replace("self.step += 1\n", "self.step += 1\n        time.sleep(0.05)\n")
-        assert "sleep" in slow
-        loop.write_text(slow)
+        slow_down(each.repository, 0.05)
     return first.checkpoint()
 
 
@@ -341,6 +338,7 @@ def pair(prepared: Repository, tmp_path: Path) -> tuple[Repository, Repository]:
     """Two clones with prepared data, whose training in shards takes its time."""
     prepared.repro("prepare")
     prepared.edit(in_shards)
+    slow_down(prepared, 0.05)
     copy_tree(prepared.root, tmp_path / "other")
     return prepared, Repository(tmp_path / "other")
 
