@@ -4,6 +4,10 @@ from samebits import portability
 
 portability.hold()  # before torch is imported: what tests compute is the same on every x86-64 processor with AVX2
 
+import gc
+
+gc.disable()  # until all is imported: that makes a million objects and no garbage
+
 import os
 import re
 import shutil
@@ -71,6 +75,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(stack.close)
         folder = stack.enter_context(TemporaryDirectory(prefix="samebits-tests-"))
         os.environ[WARM] = str(stack.enter_context(warm_start.server(Path(folder))))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

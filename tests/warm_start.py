@@ -331,6 +331,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     values = read_at_start()
     listening = listen(Path(sys.argv[1]))
+    gc.disable()  # the libraries make a million objects and no garbage
     load()
+    gc.enable()
     lighten()
     serve(listening, Path(sys.argv[2]), values)
