@@ -25,11 +25,11 @@ from samebits.training import loop
 
 NUM_STEPS, MAX_BATCH_SIZE = 20, 100
 LARGE = 1_000_000  # parameters: a network of more takes fewer steps, of fewer images
-NUM_STEPS_OF_LARGE, MAX_BATCH_SIZE_OF_LARGE = 3, 10
+NUM_STEPS_OF_LARGE, MAX_BATCH_SIZE_OF_LARGE = 5, 10
 
 
 def measure(recipe: params.Recipe, seed: int) -> dict[str, Any]:
-    """Train `recipe` for 20 steps on the CPU, or for 3 if its network is large: the loss of each step, and the SHA-256 of the weights after them.
+    """Train `recipe` for 20 steps on the CPU, or for 5 if its network is large: the loss of each step, and the SHA-256 of the weights after them.
 
     In float32 and on one thread, as a portable result is made, and in small mini-batches: a matter of seconds.
     """
