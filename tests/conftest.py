@@ -77,7 +77,8 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[WARM] = str(stack.enter_context(warm_start.server(Path(folder))))
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
     gc.freeze()
     gc.enable()
 
@@ -190,9 +191,10 @@ def make_tiny(values: dict) -> None:
 def slow_down(repository: Repository, seconds: float) -> None:
     """Let each step of its trainings take so many seconds more, in which they leave the processor to others."""
     loop = repository.root / "src/samebits/training/loop.py"
-    slow = loop.read_text().replace("self.step += 1\n", f"self.step += 1\n        time.sleep({seconds})\n")
-    assert "sleep" in slow
-    loop.write_text(slow)
+    before, after = "self.step += 1\n", f"self.step += 1\n        time.sleep({seconds})\n"
+    text = loop.read_text()
+    assert before in text
+    loop.write_text(text.replace(before, after))
 
 
 def project_files() -> list[str]:

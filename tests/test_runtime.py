@@ -212,17 +212,16 @@ import resource
 import torch
 from samebits import runtime
 def use():
-    return [torch.ones(16_000_000) for _ in range(2)]
-def num_faults():
+    return [torch.ones(16_000_000) for _ in range(4)]
+for keep in (False, True):
+    if keep:
+        runtime.keep_memory()
+    for _ in range(5):
+        use()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    use()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-use()
-print(num_faults())
-runtime.keep_memory()
-for _ in range(10):  # until it has settled
-    use()
-print(num_faults())
+    for _ in range(5):
+        use()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
